@@ -1,0 +1,243 @@
+//! Bytes to records and back: the only file that names `bincode`.
+//!
+//! A journal entry is `version (1 byte) · body (bincode) · checksum (8 bytes)`. The checksum is the
+//! first 8 bytes of the BLAKE3 hash of version and body, so that damage is an error and never a
+//! different answer. The body names the entry's sequence and the key's whole digest, so that a sound
+//! entry in the wrong place is noticed too. Integers are variable-length and little-endian, except for
+//! digests, which are plain bytes.
+
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::limits::MAX_REPLY_BYTES;
+use crate::record::{Record, Stored};
+use crate::reply::Reply;
+use crate::secret::Digest;
+use wire::{WireEntry, WireState};
+
+/// The version that this crate writes. Older ones go on being read.
+const VERSION: u8 = 1;
+/// What an entry is called in errors.
+const ENTRY: &str = "a journal entry";
+const CHECKSUM_BYTES: usize = 8;
+/// No entry is larger: a reply at the limit, and ample room for everything around it.
+const MAX_ENTRY_BYTES: usize = MAX_REPLY_BYTES + (1 << 20);
+
+type Config = bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<MAX_ENTRY_BYTES>,
+>;
+
+const CONFIG: Config = bincode::config::standard().with_limit::<MAX_ENTRY_BYTES>();
+
+/// One transition of one key, as the journal holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JournalEntry {
+    pub(crate) sequence: u64,
+    pub(crate) written_at: Timestamp,
+    pub(crate) digest: Digest,
+    pub(crate) state: EntryState,
+}
+
+/// What a key became.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EntryState {
+    Put { key: Option<Key>, record: Record },
+    Removed,
+}
+
+impl JournalEntry {
+    pub(crate) fn into_stored(self) -> Option<Stored> {
+        match self.state {
+            EntryState::Removed => None,
+            EntryState::Put { key, record } => Some(Stored {
+                digest: self.digest,
+                key,
+                record,
+            }),
+        }
+    }
+}
+
+/// Appends the bytes of the entry that makes `stored` the state of its key.
+pub(crate) fn encode_put(
+    out: &mut Vec<u8>,
+    sequence: u64,
+    written_at: Timestamp,
+    stored: &Stored,
+) -> Result<()> {
+    append(
+        out,
+        &WireEntry {
+            sequence,
+            written_at_ms: written_at.0,
+            digest: stored.digest.0,
+            key: stored.key.as_ref().map(Key::as_framed),
+            state: WireState::of(&stored.record),
+        },
+    )
+}
+
+/// Appends the bytes of the entry that frees a key.
+pub(crate) fn encode_removal(
+    out: &mut Vec<u8>,
+    sequence: u64,
+    written_at: Timestamp,
+    digest: Digest,
+) -> Result<()> {
+    append(
+        out,
+        &WireEntry {
+            sequence,
+            written_at_ms: written_at.0,
+            digest: digest.0,
+            key: None,
+            state: WireState::Removed,
+        },
+    )
+}
+
+fn append<T: Serialize>(out: &mut Vec<u8>, value: &T) -> Result<()> {
+    let start = out.len();
+    out.push(VERSION);
+    bincode::serde::encode_into_std_write(value, out, CONFIG).map_err(|error| {
+        Error::with_source(ErrorKind::Encoding, "a record can't be encoded", error)
+    })?;
+    let checksum = checksum(&out[start..]);
+    out.extend_from_slice(&checksum);
+    Ok(())
+}
+
+/// Reads an entry and checks it whole.
+///
+/// `sequence` is where the entry was found; an entry that says otherwise is damage.
+pub(crate) fn decode(bytes: &[u8], sequence: u64) -> Result<JournalEntry> {
+    let entry: WireEntry<'_> = decode_sealed(bytes, ENTRY)?;
+    if entry.sequence != sequence {
+        return Err(corrupt(ENTRY, "stands in another one's place"));
+    }
+    Ok(JournalEntry {
+        sequence,
+        written_at: Timestamp(entry.written_at_ms),
+        digest: Digest(entry.digest),
+        state: wire::entry_state(entry.key, entry.state)?,
+    })
+}
+
+/// The bytes of something that is kept beside the journal: version, body and checksum, as in entries.
+pub(crate) fn encode_sealed<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    append(&mut out, value)?;
+    Ok(out)
+}
+
+/// Reads what [`encode_sealed`] gave and checks it whole; `what` names it in an error.
+pub(crate) fn decode_sealed<'de, T: Deserialize<'de>>(bytes: &'de [u8], what: &str) -> Result<T> {
+    let body = open_sealed(bytes, what)?;
+    let (value, used) =
+        bincode::serde::borrow_decode_from_slice(body, CONFIG).map_err(|error| {
+            let message = format!("{what} can't be decoded; restore the folder from a backup");
+            Error::with_source(ErrorKind::Corrupt, message, error)
+        })?;
+    if used != body.len() {
+        return Err(corrupt(what, "has bytes after its end"));
+    }
+    Ok(value)
+}
+
+/// Checks checksum and version, and gives the body between them.
+fn open_sealed<'a>(bytes: &'a [u8], what: &str) -> Result<&'a [u8]> {
+    let Some((checked, found)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
+        return Err(corrupt(what, "is too short"));
+    };
+    if checksum(checked) != *found {
+        return Err(corrupt(what, "does not match its checksum"));
+    }
+    match checked.split_first() {
+        Some((&VERSION, body)) => Ok(body),
+        Some((&version, _)) if version > VERSION => Err(Error::new(
+            ErrorKind::UnsupportedFormat,
+            format!(
+                "{what} has the format version {version}; this version of onceward reads up to \
+                 {VERSION}: use a newer one"
+            ),
+        )),
+        _ => Err(corrupt(what, "has no valid format version")),
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    *blake3::hash(bytes)
+        .as_bytes()
+        .first_chunk()
+        .expect("a hash is longer than a checksum")
+}
+
+fn corrupt(what: &str, problem: &str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("{what} {problem}; restore the folder from a backup"),
+    )
+}
+
+/// Replies for callers that don't speak HTTP: a value in, a value out.
+impl Reply {
+    /// A reply whose body is `value`, with the status 0.
+    ///
+    /// The body can be read with [`decode`](Reply::decode) by any later version of the crate, as long
+    /// as the type's shape stays: fields are neither named nor tagged in the bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Encoding`] if the value refuses to be serialized or is over 65 MiB.
+    ///
+    /// ```
+    /// use onceward::Reply;
+    ///
+    /// let reply = Reply::encode(&("booked", 17_u32))?;
+    /// let (word, seat): (String, u32) = reply.decode()?;
+    /// assert_eq!((word.as_str(), seat), ("booked", 17));
+    /// # Ok::<(), onceward::Error>(())
+    /// ```
+    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        let body = bincode::serde::encode_to_vec(value, CONFIG).map_err(|error| {
+            Error::with_source(
+                ErrorKind::Encoding,
+                "the value can't be turned into a reply",
+                error,
+            )
+        })?;
+        Ok(Self::new(0, body))
+    }
+
+    /// The value that [`encode`](Reply::encode) was given.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Encoding`] if the body isn't a value of that type, or goes on after it.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        let (value, used) =
+            bincode::serde::decode_from_slice(self.body(), CONFIG).map_err(|error| {
+                Error::with_source(
+                    ErrorKind::Encoding,
+                    "the reply's body is not a value of the type asked for",
+                    error,
+                )
+            })?;
+        if used != self.body().len() {
+            return Err(Error::new(
+                ErrorKind::Encoding,
+                "the reply's body goes on after the value of the type asked for",
+            ));
+        }
+        Ok(value)
+    }
+}

@@ -1,0 +1,157 @@
+use std::time::Duration;
+
+use super::*;
+use crate::fingerprint::Fingerprint;
+use crate::record::{CompletedRecord, InFlightRecord};
+use crate::secret::Secret;
+
+fn stored(record: Record) -> Stored {
+    let key = Key::new("tenant", "key").unwrap();
+    Stored {
+        digest: Secret::derive(b"secret").digest(&key),
+        key: Some(key),
+        record,
+    }
+}
+
+fn in_flight() -> Record {
+    let fingerprint = Fingerprint::builder()
+        .part("method", "POST")
+        .part("body", "{}")
+        .build()
+        .unwrap();
+    Record::InFlight(InFlightRecord {
+        fingerprint: Secret::derive(b"secret").seal(&fingerprint),
+        token: 7,
+        attempt: 2,
+        started_at: Timestamp(1_750_000_000_000),
+        lease_until: Timestamp(1_750_000_120_000),
+        retention: Duration::from_secs(86_400),
+    })
+}
+
+fn completed() -> Record {
+    Record::Completed(CompletedRecord {
+        fingerprint: Secret::derive(b"secret").seal(&Fingerprint::of("request")),
+        token: 7,
+        attempt: 1,
+        completed_at: Timestamp(1_750_000_000_000),
+        expires_at: Timestamp(1_750_086_400_000),
+        reply: Reply::new(201, vec![0, 159, 146, 150])
+            .with_header("set-cookie", "a")
+            .with_header("set-cookie", vec![255]),
+    })
+}
+
+fn encoded(stored: &Stored, sequence: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_put(&mut out, sequence, Timestamp(5), stored).unwrap();
+    out
+}
+
+/// Bytes with a checksum that is right for them.
+fn sealed(version_and_body: &[u8]) -> Vec<u8> {
+    let mut bytes = version_and_body.to_vec();
+    bytes.extend_from_slice(&checksum(version_and_body));
+    bytes
+}
+
+#[test]
+fn every_record_comes_back_as_it_went_in() {
+    for record in [in_flight(), completed()] {
+        let with_text = stored(record);
+        let without_text = Stored {
+            key: None,
+            ..with_text.clone()
+        };
+        for stored in [with_text, without_text] {
+            let entry = decode(&encoded(&stored, 9), 9).unwrap();
+            assert_eq!((entry.sequence, entry.written_at), (9, Timestamp(5)));
+            assert_eq!(entry.into_stored(), Some(stored));
+        }
+    }
+}
+
+#[test]
+fn a_removal_comes_back_as_one() {
+    let digest = stored(in_flight()).digest;
+    let mut out = Vec::new();
+    encode_removal(&mut out, 3, Timestamp(5), digest).unwrap();
+    let entry = decode(&out, 3).unwrap();
+    assert_eq!(entry.digest, digest);
+    assert_eq!(entry.into_stored(), None);
+}
+
+#[test]
+fn every_flipped_bit_and_every_truncation_is_noticed() {
+    let sound = encoded(&stored(completed()), 9);
+    for at in 0..sound.len() * 8 {
+        let mut damaged = sound.clone();
+        damaged[at / 8] ^= 1 << (at % 8);
+        assert!(decode(&damaged, 9).is_err(), "bit {at}");
+    }
+    for length in 0..sound.len() {
+        let error = decode(&sound[..length], 9).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "length {length}");
+    }
+}
+
+#[test]
+fn a_sound_entry_in_another_ones_place_is_corrupt() {
+    let error = decode(&encoded(&stored(completed()), 9), 10).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn trailing_bytes_are_refused_though_the_checksum_fits() {
+    let sound = encoded(&stored(completed()), 9);
+    let mut longer = sound[..sound.len() - CHECKSUM_BYTES].to_vec();
+    longer.push(0);
+    let error = decode(&sealed(&longer), 9).unwrap_err();
+    assert!(error.to_string().contains("after its end"), "{error}");
+}
+
+#[test]
+fn a_newer_version_is_unsupported_and_not_corrupt() {
+    let error = decode(&sealed(&[VERSION + 1, 1, 2, 3]), 9).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
+    let error = decode(&sealed(&[0, 1, 2, 3]), 9).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_length_that_lies_is_an_error_and_allocates_nothing_of_that_size() {
+    // Sequence 9, written at 5, a digest, and a key that claims 2^60 bytes.
+    let mut body = vec![VERSION, 9, 5];
+    body.extend_from_slice(&[0; 32]);
+    body.extend_from_slice(&[1, 253]);
+    body.extend_from_slice(&(1_u64 << 60).to_le_bytes());
+    let error = decode(&sealed(&body), 9).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn the_bytes_of_version_1_are_pinned() {
+    let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex();
+    assert_eq!(
+        hash(&encoded(&stored(in_flight()), 9)).as_str(),
+        "PIN_IN_FLIGHT"
+    );
+    assert_eq!(
+        hash(&encoded(&stored(completed()), 9)).as_str(),
+        "PIN_COMPLETED"
+    );
+}
+
+#[test]
+fn values_go_through_a_reply_and_back() {
+    let reply = Reply::encode(&vec![(1_u8, "one".to_owned())]).unwrap();
+    assert_eq!(
+        reply.decode::<Vec<(u8, String)>>().unwrap(),
+        [(1, "one".to_owned())]
+    );
+    let wrong = reply.decode::<(u64, u64, u64, u64, u64, u64, u64)>();
+    assert_eq!(wrong.unwrap_err().kind(), ErrorKind::Encoding);
+    let trailing = reply.decode::<u8>();
+    assert_eq!(trailing.unwrap_err().kind(), ErrorKind::Encoding);
+}

@@ -1,0 +1,214 @@
+//! The shape of an entry's body. Changing it means a new entry version.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{ENTRY, EntryState, corrupt};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::key::Key;
+use crate::limits::MAX_REPLY_HEADERS;
+use crate::record::{CompletedRecord, InFlightRecord, Record};
+use crate::reply::Reply;
+use crate::secret::{SealedFingerprint, SealedPart};
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct WireEntry<'a> {
+    pub(super) sequence: u64,
+    pub(super) written_at_ms: u64,
+    pub(super) digest: [u8; 32],
+    #[serde(borrow)]
+    pub(super) key: Option<&'a str>,
+    #[serde(borrow)]
+    pub(super) state: WireState<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum WireState<'a> {
+    #[serde(borrow)]
+    InFlight(WireInFlight<'a>),
+    #[serde(borrow)]
+    Completed(WireCompleted<'a>),
+    Removed,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct WireInFlight<'a> {
+    #[serde(borrow)]
+    pub(super) fingerprint: WireFingerprint<'a>,
+    pub(super) token: u64,
+    pub(super) attempt: u32,
+    pub(super) started_at_ms: u64,
+    pub(super) lease_until_ms: u64,
+    pub(super) retention_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct WireCompleted<'a> {
+    #[serde(borrow)]
+    pub(super) fingerprint: WireFingerprint<'a>,
+    pub(super) token: u64,
+    pub(super) attempt: u32,
+    pub(super) completed_at_ms: u64,
+    pub(super) expires_at_ms: u64,
+    #[serde(borrow)]
+    pub(super) reply: WireReply<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct WireFingerprint<'a> {
+    pub(super) version: u8,
+    pub(super) whole: [u8; 32],
+    #[serde(borrow)]
+    pub(super) parts: Option<Vec<(&'a str, [u8; 8])>>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct WireReply<'a> {
+    pub(super) status: u16,
+    pub(super) is_retained: bool,
+    #[serde(borrow)]
+    pub(super) headers: Vec<(&'a str, Blob<'a>)>,
+    #[serde(borrow)]
+    pub(super) body: Blob<'a>,
+}
+
+impl<'a> WireState<'a> {
+    pub(super) fn of(record: &'a Record) -> Self {
+        match record {
+            Record::InFlight(record) => Self::InFlight(WireInFlight {
+                fingerprint: wire_fingerprint(&record.fingerprint),
+                token: record.token,
+                attempt: record.attempt,
+                started_at_ms: record.started_at.0,
+                lease_until_ms: record.lease_until.0,
+                retention_ms: u64::try_from(record.retention.as_millis()).unwrap_or(u64::MAX),
+            }),
+            Record::Completed(record) => Self::Completed(WireCompleted {
+                fingerprint: wire_fingerprint(&record.fingerprint),
+                token: record.token,
+                attempt: record.attempt,
+                completed_at_ms: record.completed_at.0,
+                expires_at_ms: record.expires_at.0,
+                reply: wire_reply(&record.reply),
+            }),
+        }
+    }
+}
+
+pub(super) fn entry_state(key: Option<&str>, state: WireState<'_>) -> Result<EntryState> {
+    let record = match state {
+        WireState::Removed => return Ok(EntryState::Removed),
+        WireState::InFlight(wire) => Record::InFlight(InFlightRecord {
+            fingerprint: fingerprint(wire.fingerprint),
+            token: wire.token,
+            attempt: wire.attempt,
+            started_at: Timestamp(wire.started_at_ms),
+            lease_until: Timestamp(wire.lease_until_ms),
+            retention: Duration::from_millis(wire.retention_ms),
+        }),
+        WireState::Completed(wire) => Record::Completed(CompletedRecord {
+            fingerprint: fingerprint(wire.fingerprint),
+            token: wire.token,
+            attempt: wire.attempt,
+            completed_at: Timestamp(wire.completed_at_ms),
+            expires_at: Timestamp(wire.expires_at_ms),
+            reply: reply(wire.reply)?,
+        }),
+    };
+    let key = key
+        .map(|framed| Key::from_framed(framed).ok_or_else(|| corrupt(ENTRY, "holds no valid key")))
+        .transpose()?;
+    Ok(EntryState::Put { key, record })
+}
+
+fn wire_fingerprint(fingerprint: &SealedFingerprint) -> WireFingerprint<'_> {
+    WireFingerprint {
+        version: fingerprint.version,
+        whole: fingerprint.whole,
+        parts: fingerprint.parts.as_ref().map(|parts| {
+            parts
+                .iter()
+                .map(|part| (part.name.as_ref(), part.tag))
+                .collect()
+        }),
+    }
+}
+
+fn fingerprint(wire: WireFingerprint<'_>) -> SealedFingerprint {
+    SealedFingerprint {
+        version: wire.version,
+        whole: wire.whole,
+        parts: wire.parts.map(|parts| {
+            parts
+                .into_iter()
+                .map(|(name, tag)| SealedPart {
+                    name: name.into(),
+                    tag,
+                })
+                .collect()
+        }),
+    }
+}
+
+fn wire_reply(reply: &Reply) -> WireReply<'_> {
+    WireReply {
+        status: reply.status(),
+        is_retained: reply.is_retained(),
+        headers: reply
+            .headers()
+            .map(|(name, value)| (name, Blob(value)))
+            .collect(),
+        body: Blob(reply.body()),
+    }
+}
+
+fn reply(wire: WireReply<'_>) -> Result<Reply> {
+    if wire.headers.len() > MAX_REPLY_HEADERS {
+        return Err(corrupt(ENTRY, "has more headers than a reply may"));
+    }
+    let headers = wire
+        .headers
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), Bytes::copy_from_slice(value.0)))
+        .collect();
+    Ok(Reply::from_parts(
+        wire.status,
+        wire.is_retained,
+        headers,
+        Bytes::copy_from_slice(wire.body.0),
+    ))
+}
+
+/// A run of bytes that is written and read whole; serde takes `&[u8]` for a list of numbers.
+pub(super) struct Blob<'a>(&'a [u8]);
+
+impl Serialize for Blob<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Blob<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BlobVisitor;
+
+        impl<'de> Visitor<'de> for BlobVisitor {
+            type Value = &'de [u8];
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a run of bytes")
+            }
+
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<&'de [u8], E> {
+                Ok(bytes)
+            }
+        }
+
+        deserializer.deserialize_bytes(BlobVisitor).map(Blob)
+    }
+}
+

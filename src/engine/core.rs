@@ -1,0 +1,259 @@
+//! What all handles and guards of one engine share, and the one path that every call takes.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::guard::Guard;
+use super::offload::Offload;
+use super::sweeper::Sweeper;
+use super::waiters::{Turn, Waiters, Wake};
+use crate::clock::{Timeline, Timer, Timestamp};
+use crate::decision::{Command, Holder, Verdict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fingerprint::Fingerprint;
+use crate::key::Key;
+use crate::limits::Terms;
+use crate::outcome::{OnAbandon, Outcome};
+use crate::secret::Digest;
+use crate::store::{Answer, Glance, Request, Store};
+
+/// Whether a read from the disk may happen in the calling thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    Here,
+    Elsewhere,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) timeline: Timeline,
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) sweeper: Sweeper,
+    pub(super) offload: Offload,
+    pub(super) limits: EngineLimits,
+    pub(super) on_abandon: OnAbandon,
+    pub(super) refused: Refused,
+    pub(super) timer: Timer,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The limits that the engine itself upholds, and those that it shows in its stats.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EngineLimits {
+    pub(super) terms: Terms,
+    pub(super) max_reply_bytes: usize,
+    pub(super) max_live_keys: u64,
+    pub(super) queue_depth: usize,
+}
+
+/// How often a limit has refused something.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    pub(super) full: AtomicU64,
+    pub(super) oversize: AtomicU64,
+}
+
+impl Core {
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        key: &Key,
+        fingerprint: &Fingerprint,
+        terms: Terms,
+        reads: Reads,
+    ) -> Result<Outcome> {
+        let secret = self.store.secret();
+        let digest = secret.digest(key);
+        let command = Command::Begin {
+            fingerprint: secret.seal(fingerprint),
+            lease: terms.lease,
+            retention: terms.retention,
+        };
+        let verdict = self.settle(key, digest, command, reads).await?;
+        self.outcome(key, digest, terms, verdict)
+    }
+
+    fn outcome(
+        self: &Arc<Self>,
+        key: &Key,
+        digest: Digest,
+        terms: Terms,
+        verdict: Verdict,
+    ) -> Result<Outcome> {
+        match verdict {
+            Verdict::Replay(reply) => Ok(Outcome::Replay(reply)),
+            Verdict::Conflict(conflict) => Ok(Outcome::Conflict(conflict)),
+            Verdict::InFlight(in_flight) => Ok(Outcome::InFlight(in_flight)),
+            Verdict::Proceed(grant) => Ok(Outcome::Proceed(Guard::new(
+                Arc::clone(self),
+                key.clone(),
+                digest,
+                terms,
+                grant,
+            ))),
+            Verdict::Full => {
+                self.refused.full.fetch_add(1, Ordering::Relaxed);
+                Err(full(self.limits.max_live_keys))
+            }
+            other => unreachable!("begin is never answered with {other:?}"),
+        }
+    }
+
+    pub(super) async fn begin_or_wait(
+        self: &Arc<Self>,
+        key: &Key,
+        fingerprint: &Fingerprint,
+        patience: Duration,
+        reads: Reads,
+    ) -> Result<Outcome> {
+        let terms = self.limits.terms;
+        let digest = self.store.secret().digest(key);
+        let deadline = self.timeline.now().plus(patience);
+        let mut turn: Option<Turn<'_>> = None;
+        loop {
+            // On an error, the turn is passed on as it goes out of scope.
+            let outcome = self.begin(key, fingerprint, terms, reads).await?;
+            if let Some(turn) = turn.take() {
+                turn.used();
+            }
+            let Outcome::InFlight(in_flight) = outcome else {
+                return Ok(outcome);
+            };
+            if self.timeline.now() >= deadline {
+                return Ok(Outcome::InFlight(in_flight));
+            }
+            let lease_end = if in_flight.is_held {
+                Timestamp::NEVER
+            } else {
+                in_flight.lease_until
+            };
+            let wait = self.waiters.join(digest, lease_end, deadline);
+            if !self.is_still_in_flight(&digest, fingerprint)? {
+                continue;
+            }
+            match wait.await {
+                Wake::Look => {}
+                Wake::Turn => turn = Some(Turn::new(&self.waiters, digest)),
+                Wake::TimedOut => return self.begin(key, fingerprint, terms, reads).await,
+            }
+        }
+    }
+
+    fn is_still_in_flight(&self, digest: &Digest, fingerprint: &Fingerprint) -> Result<bool> {
+        let command = Command::Begin {
+            fingerprint: self.store.secret().seal(fingerprint),
+            lease: self.limits.terms.lease,
+            retention: self.limits.terms.retention,
+        };
+        let glance = self.store.glance(digest, &command)?;
+        Ok(matches!(glance, Glance::Decided(Verdict::InFlight(_))))
+    }
+
+    /// Answers from what is published if that is enough, else through the store's queue.
+    pub(super) async fn settle(
+        &self,
+        key: &Key,
+        digest: Digest,
+        command: Command,
+        reads: Reads,
+    ) -> Result<Verdict> {
+        let mut glance = self.store.glance(&digest, &command)?;
+        if matches!(glance, Glance::Read) {
+            glance = self
+                .reading(reads, {
+                    let command = command.clone();
+                    move |store| store.read(&digest, &command)
+                })
+                .await?;
+        }
+        match glance {
+            Glance::Decided(verdict) => Ok(verdict),
+            Glance::Read | Glance::Write => self.submit(key, digest, command).await,
+        }
+    }
+
+    /// Queues the command at once, whether or not the future is polled; ends once the store answered.
+    pub(super) fn submit(
+        &self,
+        key: &Key,
+        digest: Digest,
+        command: Command,
+    ) -> impl Future<Output = Result<Verdict>> + Send + use<'_> {
+        let request = Request {
+            key: key.clone(),
+            digest,
+            command,
+        };
+        let (answer, pending) = Answer::new(Arc::downgrade(&self.store), &request);
+        self.store.submit(request, answer);
+        async move { pending.await.unwrap_or_else(|| Err(self.gone())) }
+    }
+
+    /// Runs a read here or in the reader's thread.
+    pub(super) async fn reading<T: Send + 'static>(
+        &self,
+        reads: Reads,
+        read: impl FnOnce(&dyn Store) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        match reads {
+            Reads::Here => read(&*self.store),
+            Reads::Elsewhere => {
+                let store = Arc::clone(&self.store);
+                self.offload.run(move || read(&*store)).await
+            }
+        }
+    }
+
+    /// Why the store answered nothing.
+    fn gone(&self) -> Error {
+        self.store.condition().err().unwrap_or_else(Error::closed)
+    }
+
+    /// Refuses new work, finishes what is queued, ends the threads and wakes every waiter.
+    pub(super) fn shut_down(&self) -> Result<()> {
+        let result = self.store.close();
+        self.waiters.close();
+        self.sweeper.stop();
+        self.offload.stop();
+        self.timer.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A thread that panicked has told its callers by dropping their channels.
+            drop(thread.join());
+        }
+        result
+    }
+}
+
+pub(super) fn full(max_live_keys: u64) -> Error {
+    Error::new(
+        ErrorKind::Full,
+        format!(
+            "the engine holds {max_live_keys} live keys, as many as it may; new keys are refused \
+             until some expire, are released or are forgotten, or max_live_keys is raised"
+        ),
+    )
+}
+
+pub(super) fn lease_lost(holder: Holder) -> Error {
+    let what = match holder {
+        Holder::Nobody => "nothing holds the key any more".to_owned(),
+        Holder::InFlight { attempt } => format!("attempt {attempt} is in flight now"),
+        Holder::Completed { attempt } => format!("attempt {attempt} has completed it"),
+    };
+    Error::new(
+        ErrorKind::LeaseLost,
+        format!("this guard's attempt can't change its key any more: {what}"),
+    )
+}
+
+pub(super) fn running(what: &str) -> Error {
+    Error::new(
+        ErrorKind::InFlight,
+        format!("the key can't be {what} while an attempt's lease is running; wait for its end"),
+    )
+}

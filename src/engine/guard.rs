@@ -1,0 +1,287 @@
+//! The right to run one attempt, and the duty to settle it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use super::blocking::block_on;
+use super::core::{Core, lease_lost};
+use crate::clock::Timestamp;
+use crate::decision::{Command, Grant, Verdict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::limits::{MAX_REPLY_HEADERS, Terms};
+use crate::reply::Reply;
+use crate::secret::Digest;
+
+/// The right to run a request's handler, once, until the lease ends.
+///
+/// Settle it with [`complete`](Guard::complete), or with [`release`](Guard::release) if the handler
+/// failed before it had any effect. A guard that is dropped instead is *abandoned*: the drop does
+/// nothing, and the key stays taken until the lease ends, because the effect may have happened.
+///
+/// A guard doesn't keep the engine open. Once the engine is closed, its calls fail with
+/// [`ErrorKind::Closed`], the guard and the reply come back inside the error, and the lease stands.
+#[must_use = "a guard that is dropped leaves its key taken until the lease ends"]
+pub struct Guard {
+    core: Arc<Core>,
+    key: Key,
+    digest: Digest,
+    terms: Terms,
+    grant: Grant,
+}
+
+impl Guard {
+    pub(super) fn new(
+        core: Arc<Core>,
+        key: Key,
+        digest: Digest,
+        terms: Terms,
+        grant: Grant,
+    ) -> Self {
+        Self {
+            core,
+            key,
+            digest,
+            terms,
+            grant,
+        }
+    }
+
+    /// Which attempt at the key this is, counted from 1. More than 1 means that an earlier attempt was
+    /// abandoned and may have had its effect.
+    pub fn attempt(&self) -> u32 {
+        self.grant.attempt
+    }
+
+    /// The fencing token: unique within the store, rising, kept on the disk, never used again. Hand it
+    /// to whatever the handler changes, so that it can refuse a token lower than one it has seen.
+    pub fn token(&self) -> u64 {
+        self.grant.token
+    }
+
+    /// The key that is held.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// When the lease ends unless it is renewed, on the engine's clock.
+    pub fn lease_until(&self) -> SystemTime {
+        self.grant.lease_until.to_system_time()
+    }
+
+    /// What is left of the lease, zero once it is over.
+    pub fn lease_left(&self) -> Duration {
+        self.grant.lease_until.since(self.core.timeline.now())
+    }
+
+    /// Keeps the reply for every retry inside the retention, and ends the attempt.
+    ///
+    /// Waits for the disk: once this has returned, the reply survives a crash and a power cut. It
+    /// works after the lease's end too, as long as nobody else was granted the key, and is never
+    /// refused because a queue is full or the keys are at their limit.
+    ///
+    /// # Errors
+    ///
+    /// The error gives guard and reply back. [`ErrorKind::LeaseLost`] if another attempt has taken
+    /// the key or its record is gone; [`ErrorKind::ReplyTooLarge`] if the reply is over the engine's
+    /// limit (complete with [`Reply::not_retained`] then); [`ErrorKind::Io`],
+    /// [`ErrorKind::Unavailable`] or [`ErrorKind::Closed`] if the store couldn't take it. After an
+    /// error of the store it is unclear whether the reply was kept; completing again is safe.
+    pub fn complete(self, reply: Reply) -> Result<(), CompleteError> {
+        block_on(self.complete_async(reply))
+    }
+
+    /// [`complete`](Guard::complete) as a future, for any executor.
+    ///
+    /// Dropped before its first poll, it abandons the guard. Dropped later, the completion goes on and
+    /// takes effect; only its result is lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Guard::complete).
+    pub async fn complete_async(self, reply: Reply) -> Result<(), CompleteError> {
+        let result = match self.check_size(&reply) {
+            Ok(()) => {
+                let command = Command::Complete {
+                    token: self.grant.token,
+                    reply: reply.clone(),
+                    retention: self.terms.retention,
+                };
+                self.settle(command).await.map(drop)
+            }
+            Err(error) => Err(error),
+        };
+        result.map_err(|error| CompleteError(Box::new((self, reply, error))))
+    }
+
+    /// Frees the key at once, for a handler that failed before it had any effect.
+    ///
+    /// Waits for the disk. On a later attempt than the first, the count of attempts is kept, since an
+    /// earlier attempt may have had its effect: the next begin is granted as the attempt after.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Guard::complete); the error gives the guard back.
+    pub fn release(self) -> Result<(), ReleaseError> {
+        block_on(self.release_async())
+    }
+
+    /// [`release`](Guard::release) as a future, for any executor.
+    ///
+    /// Dropped before its first poll, it abandons the guard. Dropped later, the release goes on.
+    ///
+    /// # Errors
+    ///
+    /// As [`release`](Guard::release).
+    pub async fn release_async(self) -> Result<(), ReleaseError> {
+        let command = Command::Release {
+            token: self.grant.token,
+        };
+        match self.settle(command).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ReleaseError(Box::new((self, error)))),
+        }
+    }
+
+    /// Starts the lease over: it ends its whole length after now.
+    ///
+    /// Waits for the disk. It works after the lease's end too, as long as nobody else was granted the
+    /// key.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Guard::complete), without the size limit. After [`ErrorKind::LeaseLost`] the
+    /// handler should stop: another attempt may be running.
+    pub fn renew(&mut self) -> Result<()> {
+        block_on(self.renew_async())
+    }
+
+    /// [`renew`](Guard::renew) as a future, for any executor.
+    ///
+    /// Dropped after its first poll, the renewal goes on; [`lease_until`](Guard::lease_until) then
+    /// shows the earlier end.
+    ///
+    /// # Errors
+    ///
+    /// As [`renew`](Guard::renew).
+    pub async fn renew_async(&mut self) -> Result<()> {
+        let command = Command::Renew {
+            token: self.grant.token,
+            lease: self.terms.lease,
+        };
+        if let Some(lease_until) = self.settle(command).await? {
+            self.grant.lease_until = lease_until;
+        }
+        Ok(())
+    }
+
+    /// Has the store decide; gives the new end of the lease if there is one.
+    async fn settle(&self, command: Command) -> Result<Option<Timestamp>> {
+        let verdict = self.core.submit(&self.key, self.digest, command).await?;
+        match verdict {
+            Verdict::Done => Ok(None),
+            Verdict::Renewed { lease_until } => Ok(Some(lease_until)),
+            Verdict::LeaseLost(holder) => Err(lease_lost(holder)),
+            other => unreachable!("a guard is never answered with {other:?}"),
+        }
+    }
+
+    fn check_size(&self, reply: &Reply) -> Result<()> {
+        let check = self.core.check_reply(reply);
+        if check.is_err() {
+            self.core.refused.oversize.fetch_add(1, Ordering::Relaxed);
+        }
+        check
+    }
+}
+
+impl Core {
+    /// Refuses a reply that is over the limits.
+    pub(super) fn check_reply(&self, reply: &Reply) -> Result<()> {
+        let (bytes, most) = (reply.size_bytes(), self.limits.max_reply_bytes);
+        let headers = reply.headers().len();
+        if bytes <= most && headers <= MAX_REPLY_HEADERS {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::ReplyTooLarge,
+            format!(
+                "the reply has {bytes} bytes and {headers} headers; the limits are {most} bytes \
+                 (max_reply_bytes) and {MAX_REPLY_HEADERS} headers: raise the limit, or complete \
+                 with Reply::not_retained"
+            ),
+        ))
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("attempt", &self.attempt())
+            .field("token", &self.token())
+            .field("lease_until", &self.lease_until())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A completion that didn't go through, with the guard and the reply, so that neither is lost.
+///
+/// Under `?` it turns into the crate's [`Error`].
+#[derive(Debug, thiserror::Error)]
+#[error("the reply was not kept: {}", .0.2)]
+pub struct CompleteError(Box<(Guard, Reply, Error)>);
+
+impl CompleteError {
+    /// Why it didn't go through.
+    pub fn error(&self) -> &Error {
+        &self.0.2
+    }
+
+    /// What sort of failure it is; short for `error().kind()`.
+    pub fn kind(&self) -> ErrorKind {
+        self.error().kind()
+    }
+
+    /// The guard and the reply, to try again or to settle in another way, and the error.
+    pub fn into_parts(self) -> (Guard, Reply, Error) {
+        *self.0
+    }
+}
+
+impl From<CompleteError> for Error {
+    fn from(error: CompleteError) -> Self {
+        error.into_parts().2
+    }
+}
+
+/// A release that didn't go through, with the guard.
+///
+/// Under `?` it turns into the crate's [`Error`].
+#[derive(Debug, thiserror::Error)]
+#[error("the key was not released: {}", .0.1)]
+pub struct ReleaseError(Box<(Guard, Error)>);
+
+impl ReleaseError {
+    /// Why it didn't go through.
+    pub fn error(&self) -> &Error {
+        &self.0.1
+    }
+
+    /// What sort of failure it is; short for `error().kind()`.
+    pub fn kind(&self) -> ErrorKind {
+        self.error().kind()
+    }
+
+    /// The guard, to try again, and the error.
+    pub fn into_parts(self) -> (Guard, Error) {
+        *self.0
+    }
+}
+
+impl From<ReleaseError> for Error {
+    fn from(error: ReleaseError) -> Self {
+        error.into_parts().1
+    }
+}

@@ -1,0 +1,226 @@
+//! What an operator does with an engine: look, settle by hand, sweep, measure, close.
+
+use super::Engine;
+use super::blocking::block_on;
+use super::core::{Core, Reads, running};
+use super::offload::in_new_thread;
+use super::stats::{Health, Stats, Sweep};
+use crate::decision::{self, Command, Verdict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::outcome::{Entry, EntryState, Resolution};
+use crate::record::{Record, Stored};
+
+impl Engine {
+    /// What is known of a key, or `None` if it is free.
+    ///
+    /// May read one record from the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] if the record is damaged, [`ErrorKind::Io`], [`ErrorKind::Unavailable`] or
+    /// [`ErrorKind::Closed`] if the store can't answer.
+    pub fn lookup(&self, key: &Key) -> Result<Option<Entry>> {
+        block_on(self.core.lookup(key, Reads::Here))
+    }
+
+    /// [`lookup`](Engine::lookup) as a future; dropping it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Engine::lookup).
+    pub async fn lookup_async(&self, key: &Key) -> Result<Option<Entry>> {
+        self.core.lookup(key, Reads::Elsewhere).await
+    }
+
+    /// Frees a key whose answer must not be replayed any more, or whose attempt was abandoned.
+    ///
+    /// Gives whether there was a record. Waits for the disk: once this has returned, no retry gets the
+    /// old answer. The bytes stay in their segment's file until the segment is unlinked, about one
+    /// retention later.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InFlight`] while an attempt's lease is running; [`ErrorKind::Io`],
+    /// [`ErrorKind::Unavailable`] or [`ErrorKind::Closed`] if the store can't answer.
+    pub fn forget(&self, key: &Key) -> Result<bool> {
+        block_on(self.forget_async(key))
+    }
+
+    /// [`forget`](Engine::forget) as a future; once polled, the key is forgotten though it be dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`forget`](Engine::forget).
+    pub async fn forget_async(&self, key: &Key) -> Result<bool> {
+        match self.core.command(key, Command::Forget).await? {
+            Verdict::Done => Ok(true),
+            Verdict::Nothing => Ok(false),
+            Verdict::Running => Err(running("forgotten")),
+            other => unreachable!("forget is never answered with {other:?}"),
+        }
+    }
+
+    /// Settles an attempt that was abandoned, by an operator's decision. Waits for the disk.
+    ///
+    /// The attempt's own guard, if it still lives, gets [`ErrorKind::LeaseLost`] from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InFlight`] while the attempt's lease is running; [`ErrorKind::NotInFlight`] if the key
+    /// is free or completed; [`ErrorKind::ReplyTooLarge`] as for
+    /// [`Guard::complete`](crate::Guard::complete); [`ErrorKind::Io`], [`ErrorKind::Unavailable`] or
+    /// [`ErrorKind::Closed`] if the store can't answer.
+    pub fn resolve(&self, key: &Key, resolution: Resolution) -> Result<()> {
+        block_on(self.resolve_async(key, resolution))
+    }
+
+    /// [`resolve`](Engine::resolve) as a future; once polled, it takes effect though it be dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve`](Engine::resolve).
+    pub async fn resolve_async(&self, key: &Key, resolution: Resolution) -> Result<()> {
+        if let Resolution::Complete(reply) = &resolution {
+            self.core.check_reply(reply)?;
+        }
+        match self
+            .core
+            .command(key, Command::Resolve(resolution))
+            .await?
+        {
+            Verdict::Done => Ok(()),
+            Verdict::Running => Err(running("resolved")),
+            Verdict::Nothing => Err(Error::new(
+                ErrorKind::NotInFlight,
+                "there is no attempt to resolve: the key is free or completed",
+            )),
+            other => unreachable!("resolve is never answered with {other:?}"),
+        }
+    }
+
+    /// The abandoned attempts that wait for [`resolve`](Engine::resolve), oldest grant first. Always
+    /// empty under [`OnAbandon::Rerun`](crate::OnAbandon::Rerun). Told from memory.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] or [`ErrorKind::Closed`] if the store can't answer.
+    pub fn held(&self) -> Result<Vec<Entry>> {
+        self.core.store.condition()?;
+        let now = self.core.timeline.now();
+        let on_abandon = self.core.on_abandon;
+        let mut held: Vec<Entry> = self
+            .core
+            .store
+            .in_flight()
+            .iter()
+            .filter(|stored| match &stored.record {
+                Record::InFlight(attempt) => decision::is_held(attempt, now, on_abandon),
+                Record::Completed(_) => false,
+            })
+            .map(|stored| self.core.entry(stored))
+            .collect();
+        held.sort_unstable_by_key(|entry| entry.token);
+        Ok(held)
+    }
+
+    /// Removes now what is over, instead of at the next interval.
+    ///
+    /// Waits for the disk, in the sweeper's thread; other callers are not held up. Records leave the
+    /// disk with their segment, so that a sweep often has nothing to unlink yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if a file couldn't be removed; [`ErrorKind::Unavailable`] or
+    /// [`ErrorKind::Closed`] if the store can't answer.
+    pub fn sweep(&self) -> Result<Sweep> {
+        block_on(self.core.sweeper.sweep())
+    }
+
+    /// [`sweep`](Engine::sweep) as a future; once polled, the sweep goes on though it be dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`sweep`](Engine::sweep).
+    pub async fn sweep_async(&self) -> Result<Sweep> {
+        self.core.sweeper.sweep().await
+    }
+
+    /// The engine's figures. Doesn't wait for the disk; still answers after `close`.
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// Whether a new key would be granted now, and if not, why. Doesn't wait for the disk.
+    pub fn health(&self) -> Health {
+        self.core.health()
+    }
+
+    /// Closes the engine: refuses new work, finishes what is queued, ends and joins the threads, and
+    /// lets go of the folder.
+    ///
+    /// Waits for the disk. Other handles and live guards get [`ErrorKind::Closed`] from then on; the
+    /// guards' leases stand. Closing twice is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] or [`ErrorKind::Corrupt`] if a file couldn't be closed cleanly. Everything that
+    /// was acknowledged is on the disk all the same; the next open takes longer.
+    pub fn close(self) -> Result<()> {
+        self.core.shut_down()
+    }
+
+    /// [`close`](Engine::close) as a future, which closes in a thread of its own; once polled, it goes on
+    /// though the future be dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Engine::close).
+    pub async fn close_async(self) -> Result<()> {
+        in_new_thread("onceward-close", move || self.close()).await
+    }
+}
+
+impl Core {
+    async fn lookup(&self, key: &Key, reads: Reads) -> Result<Option<Entry>> {
+        let digest = self.store.secret().digest(key);
+        let stored = self
+            .reading(reads, move |store| store.load(&digest))
+            .await?;
+        Ok(stored.map(|stored| self.entry(&stored)))
+    }
+
+    async fn command(&self, key: &Key, command: Command) -> Result<Verdict> {
+        let digest = self.store.secret().digest(key);
+        self.submit(key, digest, command).await
+    }
+
+    fn entry(&self, stored: &Stored) -> Entry {
+        let (attempt, token, state) = match &stored.record {
+            Record::InFlight(record) => {
+                let now = self.timeline.now();
+                let is_held = decision::is_held(record, now, self.on_abandon);
+                let state = EntryState::InFlight {
+                    started_at: record.started_at.to_system_time(),
+                    lease_until: record.lease_until.to_system_time(),
+                    is_held,
+                };
+                (record.attempt, record.token, state)
+            }
+            Record::Completed(record) => {
+                let state = EntryState::Completed {
+                    completed_at: record.completed_at.to_system_time(),
+                    expires_at: record.expires_at.to_system_time(),
+                    reply: record.reply.clone(),
+                };
+                (record.attempt, record.token, state)
+            }
+        };
+        Entry {
+            key: stored.key.clone(),
+            attempt,
+            token,
+            state,
+        }
+    }
+}

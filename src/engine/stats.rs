@@ -1,0 +1,117 @@
+//! What an engine tells about itself.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::core::{Core, full};
+use crate::error::{Error, Result};
+
+/// The figures of an engine; from [`Engine::stats`](crate::Engine::stats).
+///
+/// Counts that only rise are since the engine was opened. Each figure is right on its own; together
+/// they are not a snapshot of one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Keys that have a record. A record that is over counts until it is swept, or its key is begun
+    /// anew: the figure is never too low.
+    pub live_keys: u64,
+    /// The limit on `live_keys`.
+    pub max_live_keys: u64,
+    /// Attempts that were granted and are not settled, abandoned ones included.
+    pub in_flight: u64,
+    /// Commands that wait for the store's writer, those that wait for room in its queue included.
+    pub queued: u64,
+    /// The limit on queued begins.
+    pub queue_depth: u64,
+    /// Callers that wait in `begin_or_wait`.
+    pub waiters: u64,
+    /// Segments on the disk.
+    pub segments: u64,
+    /// The size of all segment files, in bytes.
+    pub disk_bytes: u64,
+    /// What the cache of recent replies holds, in bytes.
+    pub replay_cache_bytes: u64,
+    /// The limit on one reply, in bytes.
+    pub max_reply_bytes: u64,
+    /// Commits to the disk.
+    pub commits: u64,
+    /// Journal entries in those commits.
+    pub entries_written: u64,
+    /// Begins refused because the keys were at their limit.
+    pub refused_full: u64,
+    /// Begins refused because the queue stayed full.
+    pub refused_overloaded: u64,
+    /// Completions refused because the reply was too large.
+    pub refused_oversize: u64,
+    /// By how much the wall clock at open was ahead of the newest record, if by more than an hour. The
+    /// time that has passed and a clock that was set wrong look alike; if the engine wasn't down for
+    /// that long, leases and retentions have ended early.
+    pub clock_step: Option<Duration>,
+}
+
+/// What one sweep removed; from [`Engine::sweep`](crate::Engine::sweep).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sweep {
+    /// Records that were over and no longer count as live keys.
+    pub records: u64,
+    /// Segments that were unlinked.
+    pub segments: u64,
+}
+
+/// Whether an engine can grant keys; from [`Engine::health`](crate::Engine::health).
+#[derive(Debug)]
+pub struct Health {
+    error: Option<Error>,
+}
+
+impl Health {
+    /// Whether a new key would be granted now.
+    pub fn is_ready(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// Why not: the store failed or is closed, or the keys are at their limit
+    /// ([`ErrorKind::Full`](crate::ErrorKind::Full): known keys still work).
+    pub fn reason(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+}
+
+impl Core {
+    pub(super) fn stats(&self) -> Stats {
+        let figures = self.store.figures();
+        Stats {
+            live_keys: figures.live_keys,
+            max_live_keys: self.limits.max_live_keys,
+            in_flight: figures.in_flight,
+            queued: figures.queued,
+            queue_depth: self.limits.queue_depth as u64,
+            waiters: self.waiters.count() as u64,
+            segments: figures.segments,
+            disk_bytes: figures.disk_bytes,
+            replay_cache_bytes: figures.replay_cache_bytes,
+            max_reply_bytes: self.limits.max_reply_bytes as u64,
+            commits: figures.commits,
+            entries_written: figures.entries_written,
+            refused_full: self.refused.full.load(Ordering::Relaxed),
+            refused_overloaded: figures.refused_overloaded,
+            refused_oversize: self.refused.oversize.load(Ordering::Relaxed),
+            clock_step: figures.clock_step,
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let error = self.store.condition().and_then(|()| self.room()).err();
+        Health { error }
+    }
+
+    fn room(&self) -> Result<()> {
+        let most = self.limits.max_live_keys;
+        if self.store.figures().live_keys >= most {
+            return Err(full(most));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! The background thread that removes what is over.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::stats::Sweep;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+type Asked = oneshot::Sender<Result<Sweep>>;
+
+/// The thread `onceward-sweeper` and the way to it.
+///
+/// It sweeps once per interval, and whenever it is asked to. Expiry doesn't depend on it: a record
+/// that is over is never answered from, whether it has been removed or not.
+#[derive(Debug)]
+pub(super) struct Sweeper {
+    asks: Mutex<Option<Sender<Asked>>>,
+}
+
+impl Sweeper {
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        interval: Duration,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        // One ask per caller that waits is queued, and each caller waits for its answer.
+        let (asks, queue) = bounded::<Asked>(64);
+        let sweep = move || {
+            store.sweep().map(|swept| Sweep {
+                records: swept.records,
+                segments: swept.segments,
+            })
+        };
+        let thread = std::thread::Builder::new()
+            .name("onceward-sweeper".to_owned())
+            .spawn(move || {
+                loop {
+                    match queue.recv_timeout(interval) {
+                        Ok(asked) => drop(asked.send(sweep())),
+                        // A sweep that fails is tried again after the next interval; what stands in
+                        // its way shows in the store's condition.
+                        Err(RecvTimeoutError::Timeout) => drop(sweep()),
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                }
+            })?;
+        let sweeper = Self {
+            asks: Mutex::new(Some(asks)),
+        };
+        Ok((sweeper, thread))
+    }
+
+    /// Sweeps now; ends when the sweep has.
+    pub(super) async fn sweep(&self) -> Result<Sweep> {
+        let (sender, receiver) = oneshot::async_channel();
+        let asks = self.asks.lock().clone();
+        match asks.map(|asks| asks.try_send(sender)) {
+            None => Err(Error::closed()),
+            Some(Err(_)) => Err(Error::new(
+                crate::error::ErrorKind::Overloaded,
+                "64 sweeps are waiting already; one is enough",
+            )),
+            Some(Ok(())) => receiver.await.unwrap_or_else(|_| Err(Error::closed())),
+        }
+    }
+
+    /// Ends the thread after the sweep that is under way.
+    pub(super) fn stop(&self) {
+        self.asks.lock().take();
+    }
+}

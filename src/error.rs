@@ -1,0 +1,116 @@
+//! The crate's error: opaque, with a kind to match on and a cause to follow.
+
+use std::fmt;
+
+/// The result of a call to the engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call to the engine did not go through.
+///
+/// The message says what was wrong and what to do about it; [`kind`](Error::kind) is for code, and
+/// [`source`](std::error::Error::source) leads to the cause where there is one. No message holds a
+/// key, a scope or a body.
+#[derive(thiserror::Error)]
+#[error(transparent)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What sort of failure an [`Error`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A scope or key is empty, too long, or holds a control character.
+    InvalidKey,
+    /// A fingerprint has no parts, too many, or two of one name.
+    InvalidFingerprint,
+    /// A builder's or a call's setting is out of range, or settings contradict each other.
+    InvalidConfig,
+    /// A reply is larger than the engine's limit, or has too many headers.
+    ReplyTooLarge,
+    /// The engine holds as many live keys as it may; known keys still work.
+    Full,
+    /// The queue to the store stayed full for as long as the call was allowed to wait.
+    Overloaded,
+    /// The guard's lease was taken over, or its record is gone: it can't change the key any more.
+    LeaseLost,
+    /// The key can't be changed because an attempt is running under a live lease.
+    InFlight,
+    /// There is nothing to resolve under this key.
+    NotInFlight,
+    /// Another engine, in this process or another one, has the folder open.
+    Locked,
+    /// The path is not a folder of this engine's, and was left as it is.
+    NotAStore,
+    /// The folder was written by a newer version of the crate.
+    UnsupportedFormat,
+    /// Data on the disk is damaged or missing. It is never answered from.
+    Corrupt,
+    /// The operating system refused a read, a write or a sync.
+    Io,
+    /// The store failed earlier and makes no grants until the engine is opened anew.
+    Unavailable,
+    /// The engine was closed.
+    Closed,
+    /// A value could not be turned into a reply's body, or a body into a value.
+    Encoding,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            source: None,
+        }))
+    }
+
+    pub(crate) fn with_source(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            source: Some(source.into()),
+        }))
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(
+            ErrorKind::Closed,
+            "the engine was closed; open it again to go on",
+        )
+    }
+
+    /// What sort of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same call may succeed later without anything else being changed: the queue was
+    /// full, the keys were at their limit, or another engine holds the folder.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::Overloaded | ErrorKind::Full | ErrorKind::Locked | ErrorKind::InFlight
+        )
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}

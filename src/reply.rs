@@ -1,0 +1,155 @@
+//! The answer that is kept and given again.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// What a handler answered: a status, headers in order, and a body.
+///
+/// The engine gives none of it a meaning; the status of an HTTP answer is a number like any other.
+/// Cloning is cheap: status, headers and body are shared, never copied.
+///
+/// ```
+/// use onceward::Reply;
+///
+/// let reply = Reply::new(201, r#"{"id":"pay_1"}"#)
+///     .with_header("content-type", "application/json")
+///     .with_header("location", "/payments/pay_1");
+/// assert_eq!(reply.status(), 201);
+/// assert_eq!(reply.header("location"), Some(&b"/payments/pay_1"[..]));
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reply {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Inner {
+    status: u16,
+    is_retained: bool,
+    headers: Vec<(String, Bytes)>,
+    body: Bytes,
+}
+
+impl Reply {
+    /// A reply without headers.
+    pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
+        Self::from_parts(status, true, Vec::new(), body.into())
+    }
+
+    /// The note that the request was carried out and that its answer isn't kept, for an answer that
+    /// is over the engine's limit. A retry gets this reply, with the status and an empty body, and
+    /// never runs the handler again.
+    pub fn not_retained(status: u16) -> Self {
+        Self::from_parts(status, false, Vec::new(), Bytes::new())
+    }
+
+    pub(crate) fn from_parts(
+        status: u16,
+        is_retained: bool,
+        headers: Vec<(String, Bytes)>,
+        body: Bytes,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                status,
+                is_retained,
+                headers,
+                body,
+            }),
+        }
+    }
+
+    /// Adds a header after those that are there; a repeated name is kept beside the first.
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        let inner = Arc::make_mut(&mut self.inner);
+        inner.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// The status that the reply was made with.
+    pub fn status(&self) -> u16 {
+        self.inner.status
+    }
+
+    /// The headers, in the order in which they were added.
+    pub fn headers(&self) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
+        self.inner
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// The value of the first header of this name, ASCII case aside.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers()
+            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_ref())
+    }
+
+    /// The body; cloning it copies nothing.
+    pub fn body(&self) -> &Bytes {
+        &self.inner.body
+    }
+
+    /// Whether the answer itself was kept. `false` for [`Reply::not_retained`].
+    pub fn is_retained(&self) -> bool {
+        self.inner.is_retained
+    }
+
+    /// How many bytes of names, values and body the reply holds; this is what
+    /// [`Builder::max_reply_bytes`](crate::Builder::max_reply_bytes) limits.
+    pub fn size_bytes(&self) -> usize {
+        let headers: usize = self
+            .headers()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        headers + self.body().len()
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("status", &self.status())
+            .field("headers", &self.headers().len())
+            .field("body_bytes", &self.body().len())
+            .field("is_retained", &self.is_retained())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_keep_their_order_and_their_repeats() {
+        let reply = Reply::new(200, "")
+            .with_header("b", "1")
+            .with_header("a", "2")
+            .with_header("B", "3");
+        let names: Vec<_> = reply.headers().map(|(name, _)| name).collect();
+        assert_eq!(names, ["b", "a", "B"]);
+        assert_eq!(reply.header("B"), Some(&b"1"[..]));
+        assert_eq!(reply.size_bytes(), 6);
+    }
+
+    #[test]
+    fn a_header_added_to_a_clone_leaves_the_original_alone() {
+        let reply = Reply::new(200, "body");
+        let other = reply.clone().with_header("x", "y");
+        assert_eq!(reply.headers().len(), 0);
+        assert_eq!(other.headers().len(), 1);
+    }
+
+    #[test]
+    fn debug_shows_no_body_and_no_header() {
+        let shown = format!(
+            "{:?}",
+            Reply::new(200, "canary-body").with_header("canary-name", "canary-value")
+        );
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}

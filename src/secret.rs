@@ -1,0 +1,218 @@
+//! The secret of a store, and what is keyed with it: digests of keys, and fingerprints at rest.
+
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use crate::fingerprint::{Fingerprint, Part};
+use crate::key::Key;
+
+/// The keys under which a store hashes what must not be guessed from its files.
+pub(crate) struct Secret {
+    for_keys: [u8; 32],
+    for_fingerprints: [u8; 32],
+    check: [u8; 32],
+}
+
+impl Secret {
+    /// Derives the store's keys from a secret of any length.
+    pub(crate) fn derive(material: &[u8]) -> Self {
+        Self {
+            for_keys: blake3::derive_key("onceward 2025 idempotency key digests", material),
+            for_fingerprints: blake3::derive_key("onceward 2025 fingerprints at rest", material),
+            check: blake3::derive_key("onceward 2025 secret check value", material),
+        }
+    }
+
+    /// Random bytes for a secret of the store's own.
+    pub(crate) fn random_material() -> std::io::Result<[u8; 32]> {
+        let mut material = [0; 32];
+        getrandom::fill(&mut material).map_err(std::io::Error::other)?;
+        Ok(material)
+    }
+
+    /// Tells whether a secret is the one that a store was made with, and nothing else about it.
+    pub(crate) fn check_value(&self) -> [u8; 32] {
+        self.check
+    }
+
+    pub(crate) fn digest(&self, key: &Key) -> Digest {
+        Digest(*blake3::keyed_hash(&self.for_keys, key.as_framed().as_bytes()).as_bytes())
+    }
+
+    pub(crate) fn seal(&self, fingerprint: &Fingerprint) -> SealedFingerprint {
+        let keyed = |digest: &[u8; 32]| *blake3::keyed_hash(&self.for_fingerprints, digest).as_bytes();
+        let seal_part = |part: &Part| SealedPart {
+            name: part.name.as_ref().into(),
+            tag: *keyed(&part.digest)
+                .first_chunk()
+                .expect("a digest is longer than a tag"),
+        };
+        let parts = fingerprint
+            .parts()
+            .map(|parts| parts.iter().map(seal_part).collect());
+        SealedFingerprint {
+            version: fingerprint.version(),
+            whole: keyed(fingerprint.whole()),
+            parts,
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// A secret that the caller keeps.
+#[derive(Clone)]
+pub(crate) struct Pepper(Arc<[u8]>);
+
+impl Pepper {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pepper")
+    }
+}
+
+/// The keyed hash of a scope and a key: a record's identity.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Digest(pub(crate) [u8; 32]);
+
+impl Digest {
+    /// The half that indexes are keyed by; entries carry the whole digest.
+    pub(crate) fn short(&self) -> u128 {
+        u128::from_le_bytes(*self.0.first_chunk().expect("a digest has 32 bytes"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest")
+    }
+}
+
+/// Hashes digests by taking 8 of their bytes: they are uniform already, and nobody without the
+/// secret can choose them.
+#[derive(Default)]
+pub(crate) struct DigestHasher(u64);
+
+pub(crate) type BuildDigestHasher = BuildHasherDefault<DigestHasher>;
+
+impl Hasher for DigestHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let first: [u8; 8] = *bytes.first_chunk().unwrap_or(&[0; 8]);
+        self.0 = u64::from_le_bytes(first);
+    }
+
+    fn write_u128(&mut self, digest: u128) {
+        // The other end of the digest than the one that picks an index's shard.
+        self.0 = (digest >> 64) as u64;
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+}
+
+/// A fingerprint as records hold it: every digest keyed, so that a file tells nothing of requests.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SealedFingerprint {
+    pub(crate) version: u8,
+    pub(crate) whole: [u8; 32],
+    /// `None` where the request had no named parts.
+    pub(crate) parts: Option<Arc<[SealedPart]>>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SealedPart {
+    pub(crate) name: Arc<str>,
+    pub(crate) tag: [u8; 8],
+}
+
+impl SealedFingerprint {
+    /// Whether both are of the same request. The parts only help to say what differs.
+    pub(crate) fn matches(&self, other: &Self) -> bool {
+        self.version == other.version && self.whole == other.whole
+    }
+
+    /// The first part, by name, that differs from the one in `other` or isn't there.
+    pub(crate) fn differing_part(&self, other: &Self) -> Option<Arc<str>> {
+        let (mine, theirs) = (self.named_parts(), other.named_parts());
+        let (mine, theirs) = (
+            mine.iter().find(|part| !theirs.contains(part)),
+            theirs.iter().find(|part| !mine.contains(part)),
+        );
+        let first = match (mine, theirs) {
+            (Some(mine), Some(theirs)) => Some(if mine.name <= theirs.name { mine } else { theirs }),
+            (mine, theirs) => mine.or(theirs),
+        };
+        first.map(|part| Arc::clone(&part.name))
+    }
+
+    pub(crate) fn named_parts(&self) -> &[SealedPart] {
+        self.parts.as_deref().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for SealedFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealedFingerprint")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(parts: &[(&'static str, &str)]) -> SealedFingerprint {
+        let builder = parts
+            .iter()
+            .fold(Fingerprint::builder(), |builder, (name, value)| {
+                builder.part(*name, value)
+            });
+        Secret::derive(b"secret").seal(&builder.build().unwrap())
+    }
+
+    #[test]
+    fn digests_and_fingerprints_depend_on_the_secret() {
+        let (one, other) = (Secret::derive(b"one"), Secret::derive(b"other"));
+        let key = Key::new("scope", "key").unwrap();
+        assert_ne!(one.digest(&key), other.digest(&key));
+        let fingerprint = Fingerprint::of("request");
+        assert!(!one.seal(&fingerprint).matches(&other.seal(&fingerprint)));
+        assert_ne!(one.check_value(), other.check_value());
+    }
+
+    #[test]
+    fn the_scope_is_part_of_the_digest() {
+        let secret = Secret::derive(b"secret");
+        let digest = |scope, key| secret.digest(&Key::new(scope, key).unwrap());
+        assert_ne!(digest("one", "key"), digest("other", "key"));
+        assert_ne!(digest("ab", "c"), digest("a", "bc"));
+    }
+
+    #[test]
+    fn the_part_that_differs_is_named() {
+        let first = sealed(&[("method", "POST"), ("body", "1")]);
+        let body = sealed(&[("method", "POST"), ("body", "2")]);
+        let extra = sealed(&[("method", "POST"), ("body", "1"), ("query", "")]);
+        assert_eq!(first.differing_part(&body).as_deref(), Some("body"));
+        assert_eq!(first.differing_part(&extra).as_deref(), Some("query"));
+        assert_eq!(extra.differing_part(&first).as_deref(), Some("query"));
+        assert_eq!(first.differing_part(&first), None);
+    }
+}

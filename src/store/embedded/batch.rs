@@ -1,0 +1,122 @@
+//! What the writer has decided and not yet committed.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::lanes::Done;
+use super::view::{Found, Publication};
+use crate::clock::Timestamp;
+use crate::codec;
+use crate::decision::Verdict;
+use crate::error::Result;
+use crate::record::Stored;
+use crate::secret::{BuildDigestHasher, Digest};
+use crate::store::Answer;
+
+/// Entries staged for one commit, and the answers that wait for it. Kept and reused by the writer.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) publications: Vec<Publication>,
+    pub(super) answers: Vec<(Answer, Result<Verdict>)>,
+    pub(super) dones: Vec<Done>,
+    /// What the batch itself has made of a key.
+    overlay: HashMap<u128, Staged, BuildDigestHasher>,
+    bytes: Vec<u8>,
+    ranges: Vec<Range<usize>>,
+    live_keys_added: i64,
+}
+
+#[derive(Debug, Clone)]
+struct Staged {
+    stored: Option<Arc<Stored>>,
+    sequence: u64,
+}
+
+/// The state that a decision is made against.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) stored: Option<Arc<Stored>>,
+    /// The entry that makes the key live, if it is.
+    pub(super) live_entry: Option<u64>,
+}
+
+impl Batch {
+    pub(super) fn clear(&mut self) {
+        self.publications.clear();
+        self.answers.clear();
+        self.dones.clear();
+        self.overlay.clear();
+        self.bytes.clear();
+        self.ranges.clear();
+        self.live_keys_added = 0;
+    }
+
+    /// What the batch has made of a key, if it has touched it.
+    pub(super) fn current(&self, digest: &Digest) -> Option<Current> {
+        let staged = self.overlay.get(&digest.short())?;
+        Some(Current {
+            stored: staged.stored.clone(),
+            live_entry: staged.stored.is_some().then_some(staged.sequence),
+        })
+    }
+
+    /// Encodes one entry and notes what it makes of its key. On an error nothing is staged.
+    pub(super) fn stage(
+        &mut self,
+        digest: Digest,
+        sequence: u64,
+        now: Timestamp,
+        stored: Option<Arc<Stored>>,
+        prior: Option<u64>,
+    ) -> Result<()> {
+        let start = self.bytes.len();
+        let encoded = match &stored {
+            Some(stored) => codec::encode_put(&mut self.bytes, sequence, now, stored),
+            None => codec::encode_removal(&mut self.bytes, sequence, now, digest),
+        };
+        if let Err(error) = encoded {
+            self.bytes.truncate(start);
+            return Err(error);
+        }
+        self.ranges.push(start..self.bytes.len());
+        self.live_keys_added += i64::from(stored.is_some()) - i64::from(prior.is_some());
+        let staged = Staged {
+            stored: stored.clone(),
+            sequence,
+        };
+        self.overlay.insert(digest.short(), staged);
+        self.publications.push(Publication {
+            digest,
+            sequence,
+            stored,
+            prior,
+        });
+        Ok(())
+    }
+
+    /// The staged entries, in order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.publications
+            .iter()
+            .zip(&self.ranges)
+            .map(|(publication, range)| (publication.sequence, &self.bytes[range.clone()]))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn live_keys_added(&self) -> i64 {
+        self.live_keys_added
+    }
+}
+
+impl Current {
+    pub(super) fn nothing(found: &Found) -> Self {
+        Self {
+            stored: None,
+            live_entry: found.live_entry(),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Recent replies, so that hot retries are answered from memory.
+
+use std::fmt;
+use std::sync::Arc;
+
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
+
+use crate::record::{Record, Stored};
+use crate::secret::BuildDigestHasher;
+
+/// What a record costs besides its reply, about.
+const RECORD_BYTES: u64 = 320;
+/// Each header costs two allocations' bookkeeping beside its bytes, about.
+const HEADER_BYTES: u64 = 64;
+
+/// Completed records by short digest, bounded in bytes.
+///
+/// The view puts in and takes out under a stripe's lock, so that nothing stale can be found here;
+/// only the time has to be checked by whoever finds something.
+pub(super) struct ReplayCache {
+    cache: Cache<u128, Arc<Stored>, ByBytes, BuildDigestHasher>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<u128, Arc<Stored>> for ByBytes {
+    fn weight(&self, _digest: &u128, stored: &Arc<Stored>) -> u64 {
+        match &stored.record {
+            Record::InFlight(_) => RECORD_BYTES,
+            Record::Completed(record) => {
+                let headers = record.reply.headers().len() as u64;
+                RECORD_BYTES + HEADER_BYTES * headers + record.reply.size_bytes() as u64
+            }
+        }
+    }
+}
+
+impl ReplayCache {
+    /// A cache of at most so many bytes; `None` for 0.
+    pub(super) fn new(bytes: usize) -> Option<Self> {
+        let expected_replies = bytes as u64 / (2 * RECORD_BYTES);
+        let options = OptionsBuilder::new()
+            .weight_capacity(bytes as u64)
+            .estimated_items_capacity(usize::try_from(expected_replies).unwrap_or(usize::MAX))
+            .build()
+            .ok()
+            .filter(|_| bytes > 0)?;
+        let cache = Cache::with_options(
+            options,
+            ByBytes,
+            BuildDigestHasher::default(),
+            DefaultLifecycle::default(),
+        );
+        Some(Self { cache })
+    }
+
+    pub(super) fn get(&self, digest: u128) -> Option<Arc<Stored>> {
+        self.cache.get(&digest)
+    }
+
+    pub(super) fn insert(&self, digest: u128, stored: Arc<Stored>) {
+        self.cache.insert(digest, stored);
+    }
+
+    pub(super) fn remove(&self, digest: u128) {
+        self.cache.remove(&digest);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+}
+
+impl fmt::Debug for ReplayCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayCache")
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
+    }
+}

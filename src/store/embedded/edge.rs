@@ -1,0 +1,56 @@
+//! The edge to redb: its panics and its errors end here.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Runs calls of redb's on behalf of `what`, which the message of an error names.
+///
+/// redb may panic on a damaged file. The panic is caught and reported as damage, so that it ends
+/// neither the process nor a thread; that takes `panic = "unwind"`.
+pub(super) fn redb_call<T>(
+    what: &str,
+    call: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| from_redb(what, error)),
+        Err(_panic) => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("{what} is damaged in a way that redb can't describe; restore it from a backup"),
+        )),
+    }
+}
+
+fn from_redb(what: &str, error: redb::Error) -> Error {
+    use std::io::ErrorKind as Io;
+    let (kind, advice) = match &error {
+        redb::Error::DatabaseAlreadyOpen => (ErrorKind::Locked, "is open elsewhere"),
+        redb::Error::UpgradeRequired(_) => (
+            ErrorKind::UnsupportedFormat,
+            "has a file format that this version doesn't read",
+        ),
+        redb::Error::Io(io) if matches!(io.kind(), Io::InvalidData | Io::UnexpectedEof) => (
+            ErrorKind::Corrupt,
+            "is damaged or no redb file; restore it from a backup",
+        ),
+        redb::Error::Io(io) if io.kind() == Io::NotFound => (
+            ErrorKind::Corrupt,
+            "is missing; restore it from a backup",
+        ),
+        redb::Error::Corrupted(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::TypeDefinitionChanged { .. } => (
+            ErrorKind::Corrupt,
+            "is damaged or not of this engine; restore it from a backup",
+        ),
+        _ => (ErrorKind::Io, "couldn't be read or written"),
+    };
+    Error::with_source(kind, format!("{what} {advice}"), error)
+}
+
+/// Wraps an error of the operating system.
+pub(super) fn io_error(what: impl std::fmt::Display, error: std::io::Error) -> Error {
+    Error::with_source(ErrorKind::Io, format!("{what}: {error}"), error)
+}

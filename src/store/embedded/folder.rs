@@ -1,0 +1,251 @@
+//! The folder: who may use it, what lies in it, and how its entries get to the disk.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::edge::io_error;
+use crate::error::{Error, ErrorKind, Result};
+
+const LOCK: &str = "LOCK";
+const SECRET: &str = "secret";
+const MANIFEST: &str = "manifest.redb";
+/// The ending of files that are renamed once they are whole.
+const UNFINISHED: &str = ".new";
+const SEGMENT_PREFIX: &str = "segment-";
+const SEGMENT_SUFFIX: &str = ".redb";
+
+/// An engine's folder, locked against every other engine.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Holds the operating system's lock while it is open. The file is never unlinked.
+    lock: Mutex<Option<File>>,
+}
+
+impl Folder {
+    /// Makes the folder if there is none, and locks it. Nothing in it is read before it is locked, and
+    /// a folder of somebody else's is left as it is.
+    pub(super) fn open(path: &Path, lock_wait: Duration) -> Result<Self> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => check_ours(path)?,
+            Ok(_) => {
+                return Err(Error::new(
+                    ErrorKind::NotAStore,
+                    "the path is a file; the engine needs a folder of its own",
+                ));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(path)?,
+            Err(error) => return Err(io_error("the engine's folder can't be looked at", error)),
+        }
+        let lock = owner_only()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join(LOCK))
+            .map_err(|error| io_error("the folder's lock file can't be opened for writing", error))?;
+        acquire(&lock, lock_wait)?;
+        let folder = Self {
+            path: path.to_owned(),
+            lock: Mutex::new(Some(lock)),
+        };
+        folder.sync()?;
+        Ok(folder)
+    }
+
+    /// Lets other engines in.
+    pub(super) fn unlock(&self) {
+        self.lock.lock().take();
+    }
+
+    pub(super) fn manifest(&self) -> PathBuf {
+        self.path.join(MANIFEST)
+    }
+
+    pub(super) fn unfinished_manifest(&self) -> PathBuf {
+        self.path.join(format!("{MANIFEST}{UNFINISHED}"))
+    }
+
+    pub(super) fn segment(&self, id: u64) -> PathBuf {
+        self.path
+            .join(format!("{SEGMENT_PREFIX}{id:010}{SEGMENT_SUFFIX}"))
+    }
+
+    pub(super) fn has_manifest(&self) -> Result<bool> {
+        self.manifest()
+            .try_exists()
+            .map_err(|error| io_error("the manifest can't be looked for", error))
+    }
+
+    /// The ids of all segment files, listed in the manifest or not, in rising order.
+    pub(super) fn segment_ids(&self) -> Result<Vec<u64>> {
+        let names = names(&self.path)?;
+        let mut ids: Vec<u64> = names.iter().filter_map(|name| segment_id(name)).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// A new, empty file that only its owner may read.
+    pub(super) fn create_file(path: &Path) -> Result<File> {
+        owner_only()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|error| io_error("a file of the engine's folder can't be created", error))
+    }
+
+    /// Removes a file if it is there.
+    pub(super) fn remove_file(path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(io_error("a file of the engine's folder can't be removed", error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a file its final name and makes that durable.
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        fs::rename(from, to).map_err(|error| io_error("a file can't be renamed", error))?;
+        self.sync()
+    }
+
+    /// Makes creations, renames and removals in the folder durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        sync_folder(&self.path)
+    }
+
+    /// The secret that is kept in the folder, if there is one.
+    pub(super) fn secret(&self) -> Result<Option<Vec<u8>>> {
+        let mut material = Vec::new();
+        match File::open(self.path.join(SECRET)) {
+            Ok(file) => file
+                .take(1_024)
+                .read_to_end(&mut material)
+                .map_err(|error| io_error("the store's secret can't be read", error))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("the store's secret can't be opened", error)),
+        };
+        Ok(Some(material))
+    }
+
+    /// Keeps a secret in the folder, durably.
+    pub(super) fn keep_secret(&self, material: &[u8]) -> Result<()> {
+        let unfinished = self.path.join(format!("{SECRET}{UNFINISHED}"));
+        Self::remove_file(&unfinished)?;
+        let mut file = Self::create_file(&unfinished)?;
+        file.write_all(material)
+            .and_then(|()| file.sync_all())
+            .map_err(|error| io_error("the store's secret can't be written", error))?;
+        self.rename(&unfinished, &self.path.join(SECRET))
+    }
+
+    /// What changes when the folder is copied, and stays when it is moved: the lock file's inode.
+    #[cfg(unix)]
+    pub(super) fn identity(&self) -> Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(self.path.join(LOCK))
+            .map(|metadata| metadata.ino())
+            .map_err(|error| io_error("the folder's lock file can't be looked at", error))
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn identity(&self) -> Result<u64> {
+        Ok(0)
+    }
+}
+
+/// Options for a file that only its owner may read.
+fn owner_only() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+fn make(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !parent.is_dir() {
+        return Err(Error::new(
+            ErrorKind::NotAStore,
+            "the parent of the engine's folder doesn't exist; create it first",
+        ));
+    }
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .create(path)
+        .map_err(|error| io_error("the engine's folder can't be created", error))?;
+    sync_folder(parent)
+}
+
+/// Refuses a folder that holds something, and nothing of an engine's.
+fn check_ours(path: &Path) -> Result<()> {
+    let names = names(path)?;
+    if names.is_empty() || names.iter().any(|name| name == LOCK || name == MANIFEST) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::NotAStore,
+        "the folder holds something that isn't an engine's; give the engine a folder of its own",
+    ))
+}
+
+fn names(path: &Path) -> Result<Vec<String>> {
+    let unreadable = |error| io_error("the engine's folder can't be listed", error);
+    fs::read_dir(path)
+        .map_err(unreadable)?
+        .map(|entry| {
+            let entry = entry.map_err(unreadable)?;
+            Ok(entry.file_name().to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+fn segment_id(name: &str) -> Option<u64> {
+    name.strip_prefix(SEGMENT_PREFIX)?
+        .strip_suffix(SEGMENT_SUFFIX)?
+        .parse()
+        .ok()
+}
+
+fn acquire(lock: &File, wait: Duration) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let start = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => {
+                return Err(io_error("the folder can't be locked", error));
+            }
+            Err(TryLockError::WouldBlock) if start.elapsed() >= wait => {
+                return Err(Error::new(
+                    ErrorKind::Locked,
+                    "another engine, in this process or another one, has the folder open; close it \
+                     first, or let open wait for it with lock_wait",
+                ));
+            }
+            // The system has no lock call with a time-out.
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// Syncs a folder's entries. Windows has no such call, and needs none for its journalled file system.
+fn sync_folder(path: &Path) -> Result<()> {
+    if cfg!(windows) {
+        return Ok(());
+    }
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| io_error("the engine's folder can't be synced", error))
+}

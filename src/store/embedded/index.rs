@@ -1,0 +1,109 @@
+//! Where the newest entry of each key stands in one segment.
+
+use std::collections::HashMap;
+
+use parking_lot::RwLock;
+
+use crate::secret::BuildDigestHasher;
+
+const SHARDS: usize = 16;
+
+/// From short digests to slots, in memory. Written by one thread and read by all, without anybody
+/// waiting longer than for one insertion.
+#[derive(Debug)]
+pub(super) struct Index {
+    shards: [RwLock<HashMap<u128, Slot, BuildDigestHasher>>; SHARDS],
+}
+
+/// An entry's sequence, and what the entry made of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot(u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotKind {
+    InFlight,
+    Completed,
+    Removed,
+}
+
+/// Sequences are shifted by two bits to make room for the kind.
+pub(super) const MAX_SEQUENCE: u64 = u64::MAX >> 2;
+
+impl Slot {
+    pub(super) fn new(sequence: u64, kind: SlotKind) -> Self {
+        let bits = match kind {
+            SlotKind::InFlight => 0,
+            SlotKind::Completed => 1,
+            SlotKind::Removed => 2,
+        };
+        debug_assert!(sequence <= MAX_SEQUENCE, "sequences have 62 bits");
+        Self(sequence << 2 | bits)
+    }
+
+    pub(super) fn sequence(self) -> u64 {
+        self.0 >> 2
+    }
+
+    pub(super) fn kind(self) -> SlotKind {
+        match self.0 & 3 {
+            0 => SlotKind::InFlight,
+            1 => SlotKind::Completed,
+            _ => SlotKind::Removed,
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn new() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| RwLock::default()),
+        }
+    }
+
+    pub(super) fn get(&self, digest: u128) -> Option<Slot> {
+        self.shard(digest).read().get(&digest).copied()
+    }
+
+    pub(super) fn insert(&self, digest: u128, slot: Slot) {
+        self.shard(digest).write().insert(digest, slot);
+    }
+
+    /// All slots, shard by shard; nobody waits longer than for the copy of one shard.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (u128, Slot)> + '_ {
+        self.shards.iter().flat_map(|shard| {
+            let copied: Vec<_> = shard.read().iter().map(|(key, slot)| (*key, *slot)).collect();
+            copied
+        })
+    }
+
+    fn shard(&self, digest: u128) -> &RwLock<HashMap<u128, Slot, BuildDigestHasher>> {
+        &self.shards[digest as usize % SHARDS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_keeps_sequence_and_kind() {
+        for kind in [SlotKind::InFlight, SlotKind::Completed, SlotKind::Removed] {
+            for sequence in [0, 1, 1 << 46, MAX_SEQUENCE] {
+                let slot = Slot::new(sequence, kind);
+                assert_eq!((slot.sequence(), slot.kind()), (sequence, kind));
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest_slot_of_a_digest_wins() {
+        let index = Index::new();
+        for digest in 0..100_u128 {
+            index.insert(digest, Slot::new(1, SlotKind::InFlight));
+            index.insert(digest, Slot::new(2, SlotKind::Completed));
+        }
+        assert_eq!(index.get(7), Some(Slot::new(2, SlotKind::Completed)));
+        assert_eq!(index.get(100), None);
+        assert_eq!(index.slots().count(), 100);
+    }
+}

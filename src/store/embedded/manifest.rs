@@ -1,0 +1,183 @@
+//! The manifest: which segments there are, and what must outlive them.
+//!
+//! A small redb file with one row, replaced as a whole by each roll, unlink and change of epoch. A
+//! segment file that isn't listed was never answered from and is removed at open; a listed one that is
+//! missing is damage.
+
+use std::fmt;
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{Database, ReadableDatabase, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::edge::redb_call;
+use super::folder::Folder;
+use crate::clock::Timestamp;
+use crate::codec;
+use crate::error::{Error, ErrorKind, Result};
+
+const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("onceward manifest");
+/// The folder's format version, readable by every version of the crate: 4 bytes, little-endian.
+const FORMAT_ROW: &str = "format";
+const STATE_ROW: &str = "state";
+const FORMAT: u32 = 1;
+const CACHE_BYTES: usize = 256 << 10;
+/// How far the epoch is shifted to be the first sequence of its entries.
+const EPOCH_SHIFT: u32 = 46;
+
+/// The manifest's file, and what it says.
+pub(super) struct Manifest {
+    file: Database,
+    state: ManifestState,
+}
+
+/// What the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ManifestState {
+    /// Tells this store's segments from another one's.
+    pub(super) store_id: [u8; 16],
+    /// Tells whether a secret is the store's.
+    pub(super) secret_check: [u8; 32],
+    pub(super) is_peppered: bool,
+    /// The [identity](Folder::identity) of the folder that the current epoch began in.
+    pub(super) folder_identity: u64,
+    pub(super) epoch: u16,
+    /// No entry that was ever written has a higher sequence, except in segments that are listed.
+    pub(super) last_sequence: u64,
+    /// The engine's time when the manifest was last written, in milliseconds since 1970.
+    pub(super) time_mark_ms: u64,
+    /// From the oldest to the active one, which is the last.
+    pub(super) segments: Vec<SegmentRow>,
+}
+
+/// One listed segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SegmentRow {
+    pub(super) id: u64,
+    pub(super) first_sequence: u64,
+    pub(super) opened_at_ms: u64,
+    /// `None` for the active segment.
+    pub(super) rolled: Option<RolledRow>,
+}
+
+/// What is known for good of a segment once it has been rolled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RolledRow {
+    pub(super) rolled_at_ms: u64,
+    pub(super) last_sequence: u64,
+    pub(super) entries: u64,
+}
+
+impl ManifestState {
+    /// The sequence that the next entry gets if the segments hold nothing newer.
+    pub(super) fn next_sequence(&self) -> u64 {
+        (self.last_sequence + 1).max(u64::from(self.epoch) << EPOCH_SHIFT)
+    }
+}
+
+impl Manifest {
+    /// Makes the manifest of a new store. It gets its name once it is whole and synced.
+    pub(super) fn create(folder: &Folder, state: ManifestState) -> Result<Self> {
+        let unfinished = folder.unfinished_manifest();
+        Folder::remove_file(&unfinished)?;
+        let file = Folder::create_file(&unfinished)?;
+        let state_bytes = codec::encode_sealed(&state)?;
+        redb_call("the manifest", || {
+            let database = Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .create_with_backend(FileBackend::new(file)?)?;
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(TABLE)?;
+                table.insert(FORMAT_ROW, &FORMAT.to_le_bytes()[..])?;
+                table.insert(STATE_ROW, &state_bytes[..])?;
+            }
+            transaction.commit()?;
+            database.close()?;
+            Ok(())
+        })?;
+        folder.rename(&unfinished, &folder.manifest())?;
+        Self::open(&folder.manifest())
+    }
+
+    /// Reads a manifest and checks it whole.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let (file, format, state) = redb_call("the manifest", || {
+            let file = Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .open(path)?;
+            let table = file.begin_read()?.open_table(TABLE)?;
+            let row = |name| -> Result<Option<Vec<u8>>, redb::Error> {
+                Ok(table.get(name)?.map(|row| row.value().to_vec()))
+            };
+            let (format, state) = (row(FORMAT_ROW)?, row(STATE_ROW)?);
+            drop(table);
+            Ok((file, format, state))
+        })?;
+        check_format(format.as_deref())?;
+        let state = codec::decode_sealed(&state.unwrap_or_default(), "the manifest's state")?;
+        Ok(Self { file, state })
+    }
+
+    pub(super) fn state(&self) -> &ManifestState {
+        &self.state
+    }
+
+    /// Replaces what the manifest says, durably. On an error it is unclear which of the two it says.
+    pub(super) fn update(&mut self, change: impl FnOnce(&mut ManifestState)) -> Result<()> {
+        let mut state = self.state.clone();
+        change(&mut state);
+        let bytes = codec::encode_sealed(&state)?;
+        redb_call("the manifest", || {
+            let transaction = self.file.begin_write()?;
+            transaction
+                .open_table(TABLE)?
+                .insert(STATE_ROW, &bytes[..])?;
+            transaction.commit()?;
+            Ok(())
+        })?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Takes a segment off the list, durably; the time mark keeps what its entries said of the time.
+    pub(super) fn unlist(&mut self, id: u64, now: Timestamp) -> Result<()> {
+        self.update(|state| {
+            state.time_mark_ms = state.time_mark_ms.max(now.0);
+            state.segments.retain(|row| row.id != id);
+        })
+    }
+
+    pub(super) fn close(self) -> Result<()> {
+        redb_call("the manifest", || Ok(self.file.close()?))
+    }
+}
+
+fn check_format(row: Option<&[u8]>) -> Result<()> {
+    let format = row
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u32::from_le_bytes);
+    match format {
+        Some(FORMAT) => Ok(()),
+        Some(newer) if newer > FORMAT => Err(Error::new(
+            ErrorKind::UnsupportedFormat,
+            format!(
+                "the folder has the format {newer}; this version of onceward reads up to {FORMAT}: \
+                 use a newer one"
+            ),
+        )),
+        _ => Err(Error::new(
+            ErrorKind::Corrupt,
+            "the manifest states no valid format; restore it from a backup",
+        )),
+    }
+}
+
+impl fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manifest")
+            .field("segments", &self.state.segments.len())
+            .finish_non_exhaustive()
+    }
+}

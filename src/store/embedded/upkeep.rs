@@ -1,0 +1,153 @@
+//! Sweeping: old segments are unlinked whole, oldest first, once nothing in them is wanted any more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Shared;
+use super::blocking_recv;
+use super::folder::Folder;
+use super::index::SlotKind;
+use super::lanes::{Carried, Done, Job};
+use super::segment::Segment;
+use super::view::SegmentSet;
+use crate::clock::Timestamp;
+use crate::decision;
+use crate::error::{Error, Result};
+use crate::outcome::OnAbandon;
+use crate::record::Stored;
+use crate::store::Swept;
+
+/// How many records are carried forward in one commit.
+const CARRIED_AT_ONCE: usize = 256;
+
+impl Shared {
+    /// Unlinks what is over. Runs in the sweeper's thread; the writer is only asked to tidy its memory
+    /// and to write again what must outlive its segment.
+    pub(super) fn sweep(&self) -> Result<Swept> {
+        self.condition.check()?;
+        self.ask_writer(Job::Tidy)?;
+        let mut swept = Swept::default();
+        loop {
+            self.condition.check()?;
+            let now = self.timeline.now();
+            let set = self.view.segments();
+            let Some(oldest) = set.segments.first() else {
+                return Ok(swept);
+            };
+            if now < self.sweep_not_before || !self.is_due(oldest, now) {
+                return Ok(swept);
+            }
+            self.carry_forward(&set, oldest, now)?;
+            swept.records += self.unlink(oldest, now)?;
+            swept.segments += 1;
+        }
+    }
+
+    /// Whether a segment has been rolled for a retention, or everything in it is over before that.
+    fn is_due(&self, segment: &Segment, now: Timestamp) -> bool {
+        segment.rolled().is_some_and(|rolled| {
+            let rolled_at = Timestamp(rolled.rolled_at_ms);
+            now >= rolled_at.plus(self.rules.retention) || now >= segment.ends_at()
+        })
+    }
+
+    /// Writes again, in the active segment, what the oldest one holds and is still wanted: attempts
+    /// that are held or were renewed for long, and answers with a longer retention of their own.
+    fn carry_forward(&self, set: &SegmentSet, oldest: &Segment, now: Timestamp) -> Result<()> {
+        let mut wanted = Vec::new();
+        self.collect_wanted(set, oldest, now, |carried| {
+            wanted.push(carried);
+            if wanted.len() < CARRIED_AT_ONCE {
+                return Ok(());
+            }
+            let chunk = std::mem::take(&mut wanted);
+            self.ask_writer(|done| Job::Carry(chunk, done))
+        })?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.ask_writer(|done| Job::Carry(wanted, done))
+    }
+
+    fn collect_wanted(
+        &self,
+        set: &SegmentSet,
+        oldest: &Segment,
+        now: Timestamp,
+        mut wanted: impl FnMut(Carried) -> Result<()>,
+    ) -> Result<()> {
+        let on_abandon = self.rules.on_abandon;
+        let last = oldest.last_sequence();
+        for attempt in self.view.attempts() {
+            let is_over = decision::is_over(&attempt.stored.record, now, on_abandon);
+            if attempt.sequence <= last && !is_over {
+                wanted(Carried {
+                    sequence: attempt.sequence,
+                    stored: attempt.stored,
+                })?;
+            }
+        }
+        if now >= oldest.ends_at() {
+            return Ok(());
+        }
+        for (short, slot) in oldest.index.slots() {
+            let is_newest = set
+                .newest(short)
+                .is_some_and(|(_, newest)| newest == slot);
+            if slot.kind() != SlotKind::Completed || !is_newest {
+                continue;
+            }
+            let entry = oldest.read(slot.sequence())?;
+            let Some(stored) = entry.into_stored().map(Arc::new) else {
+                continue;
+            };
+            if !decision::is_over(&stored.record, now, OnAbandon::Rerun) {
+                wanted(Carried {
+                    sequence: slot.sequence(),
+                    stored,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a segment off the manifest, then out of the readers' sight, then off the disk. Gives how
+    /// many keys had their newest entry in it.
+    fn unlink(&self, segment: &Arc<Segment>, now: Timestamp) -> Result<u64> {
+        let id = segment.header.id;
+        self.with_manifest(|manifest| {
+            manifest.unlist(id, now)?;
+            let mut segments = self.view.segments().segments.clone();
+            segments.retain(|listed| listed.header.id != id);
+            drop(self.view.set_segments(segments));
+            Ok(())
+        })
+        .inspect_err(|error| {
+            if self.condition.check().is_ok() {
+                self.condition.fail(&error.to_string());
+            }
+        })?;
+        // If this fails, the file is an orphan, and the next open removes it.
+        Folder::remove_file(&self.folder.segment(id))?;
+        self.folder.sync()?;
+        let records = segment.live_keys.load(Ordering::Relaxed);
+        Ok(u64::try_from(records).unwrap_or(0))
+    }
+
+    fn ask_writer(&self, job: impl FnOnce(Done) -> Job) -> Result<()> {
+        let (done, receiver) = oneshot::channel();
+        self.lanes.job(job(done));
+        blocking_recv(receiver).unwrap_or_else(|| Err(self.gone()))
+    }
+
+    /// Why the writer doesn't answer.
+    fn gone(&self) -> Error {
+        self.condition.check().err().unwrap_or_else(Error::closed)
+    }
+
+    /// The attempts of all keys, for listing.
+    pub(super) fn attempts(&self) -> Vec<Arc<Stored>> {
+        let attempts = self.view.attempts();
+        attempts.into_iter().map(|attempt| attempt.stored).collect()
+    }
+}

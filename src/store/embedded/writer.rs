@@ -1,0 +1,305 @@
+//! The one thread that changes anything: decides, commits in groups, publishes, answers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Shared;
+use super::batch::{Batch, Current};
+use super::lanes::{Ask, Carried, Done, Exits, Job};
+use super::manifest::{RolledRow, SegmentRow};
+use super::segment::{Segment, SegmentHeader};
+use super::view::{Found, Publication};
+use crate::clock::Timestamp;
+use crate::decision::{self, Change, Context, Verdict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::Stored;
+use crate::secret::Digest;
+use crate::store::{Observed, Request, unavailable};
+
+/// How many jobs share a commit at most.
+const MAX_BATCH_JOBS: usize = 1_024;
+/// From how many bytes of entries on a batch takes no further job.
+const MAX_BATCH_BYTES: usize = 8 << 20;
+/// A segment rolls after this fraction of the retention.
+const ROLLS_PER_RETENTION: u32 = 24;
+/// How long the writer goes on with a full segment before it tries again to make a new one.
+const ROLL_RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    exits: Exits,
+    active: Arc<Segment>,
+    next_sequence: u64,
+    batch: Batch,
+    is_stopping: bool,
+    next_roll: Timestamp,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        exits: Exits,
+        active: Arc<Segment>,
+        next_sequence: u64,
+    ) -> Self {
+        Self {
+            shared,
+            exits,
+            active,
+            next_sequence,
+            batch: Batch::default(),
+            is_stopping: false,
+            next_roll: Timestamp(0),
+        }
+    }
+
+    /// Works until it is told to stop and everything queued is done, or until the store fails.
+    pub(super) fn run(mut self) {
+        while let Some(first) = self.next() {
+            self.batch.clear();
+            self.take(first);
+            while self.batch.answers.len() < MAX_BATCH_JOBS && self.batch.bytes() < MAX_BATCH_BYTES
+            {
+                let Some(job) = self.exits.try_next() else {
+                    break;
+                };
+                self.take(job);
+            }
+            self.shared.lanes.unpark();
+            if let Err(error) = self.commit() {
+                return self.fail(&error);
+            }
+            if let Err(error) = self.roll_if_due() {
+                return self.fail(&error);
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        if self.is_stopping {
+            self.shared.lanes.unpark();
+            return self.exits.try_next();
+        }
+        self.exits.next()
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Ask((request, answer)) => self.ask((request, answer)),
+            Job::Carry(carried, done) => self.carry(carried, done),
+            Job::Tidy(done) => self.tidy(done),
+            Job::Stop => self.is_stopping = true,
+        }
+    }
+
+    fn ask(&mut self, (request, answer): Ask) {
+        let verdict = self.decide(request);
+        self.batch.answers.push((answer, verdict));
+    }
+
+    /// Decides one request against the truth, which includes what this batch decided before it.
+    fn decide(&mut self, request: Request) -> Result<Verdict> {
+        let current = self.current(&request.digest)?;
+        let now = self.shared.timeline.now();
+        let added = self.batch.live_keys_added();
+        let live_keys = self.shared.view.live_keys().saturating_add_signed(added);
+        let context = Context {
+            now,
+            next_token: self.next_sequence,
+            is_full: live_keys >= self.shared.rules.max_live_keys,
+            on_abandon: self.shared.rules.on_abandon,
+        };
+        let record = current.stored.as_ref().map(|stored| &stored.record);
+        let decision = decision::decide(record, &request.command, &context);
+        if let Some(change) = decision.change {
+            let stored = match change {
+                Change::Remove => None,
+                Change::Put(record) => Some(Arc::new(Stored {
+                    digest: request.digest,
+                    key: self.shared.keeps_keys.then_some(request.key),
+                    record,
+                })),
+            };
+            self.stage(request.digest, now, stored, current.live_entry)?;
+        }
+        Ok(decision.verdict)
+    }
+
+    fn stage(
+        &mut self,
+        digest: Digest,
+        now: Timestamp,
+        stored: Option<Arc<Stored>>,
+        prior: Option<u64>,
+    ) -> Result<()> {
+        self.batch
+            .stage(digest, self.next_sequence, now, stored, prior)?;
+        self.next_sequence += 1;
+        Ok(())
+    }
+
+    fn current(&self, digest: &Digest) -> Result<Current> {
+        if let Some(current) = self.batch.current(digest) {
+            return Ok(current);
+        }
+        let view = &self.shared.view;
+        let found = view.find(digest)?;
+        let stored = match &found {
+            Found::Nothing | Found::Over { .. } => return Ok(Current::nothing(&found)),
+            Found::InFlight(attempt) => Arc::clone(&attempt.stored),
+            Found::Completed { segment, sequence } => match view.cached(digest) {
+                Some(stored) => stored,
+                None => view.read(digest, segment, *sequence)?,
+            },
+        };
+        Ok(Current {
+            stored: Some(stored),
+            live_entry: found.live_entry(),
+        })
+    }
+
+    /// Writes records again whose entries are still their keys' newest.
+    fn carry(&mut self, carried: Vec<Carried>, done: Done) {
+        let now = self.shared.timeline.now();
+        for Carried { sequence, stored } in carried {
+            let digest = stored.digest;
+            let is_newest = self.batch.current(&digest).is_none()
+                && self.shared.view.find(&digest).is_ok_and(|found| {
+                    !matches!(found, Found::Over { .. }) && found.live_entry() == Some(sequence)
+                });
+            if !is_newest {
+                continue;
+            }
+            if let Err(error) = self.stage(digest, now, Some(stored), Some(sequence)) {
+                drop(done.send(Err(error)));
+                return;
+            }
+        }
+        self.batch.dones.push(done);
+    }
+
+    fn tidy(&mut self, done: Done) {
+        let now = self.shared.timeline.now();
+        let on_abandon = self.shared.rules.on_abandon;
+        // Attempts that this batch touches are pruned next time.
+        self.shared
+            .view
+            .prune(|record| decision::is_over(record, now, on_abandon));
+        self.batch.dones.push(done);
+    }
+
+    /// Commits the batch, publishes it, tells the waiters, and only then answers.
+    fn commit(&mut self) -> Result<()> {
+        if !self.batch.publications.is_empty() {
+            self.active.append(self.batch.entries())?;
+            self.publish();
+        }
+        for (answer, verdict) in self.batch.answers.drain(..) {
+            answer.send(verdict);
+        }
+        for done in self.batch.dones.drain(..) {
+            drop(done.send(Ok(())));
+        }
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let shared = &self.shared;
+        let set = shared.view.segments();
+        for (publication, (_, bytes)) in self.batch.publications.iter().zip(self.batch.entries()) {
+            let ends_at = match &publication.stored {
+                Some(stored) => stored.record.ends_at(),
+                None => Timestamp(0),
+            };
+            self.active.count(publication.sequence, bytes.len(), ends_at);
+            shared.view.publish(&set, publication);
+        }
+        shared.commits.fetch_add(1, Ordering::Relaxed);
+        let entries = self.batch.publications.len() as u64;
+        shared.entries_written.fetch_add(entries, Ordering::Relaxed);
+        for Publication { digest, stored, .. } in &self.batch.publications {
+            let record = stored.as_ref().map(|stored| &stored.record);
+            shared.observer.changed(digest, Observed::of(record));
+        }
+    }
+
+    fn roll_if_due(&mut self) -> Result<()> {
+        if self.active.entries() == 0 {
+            return Ok(());
+        }
+        let now = self.shared.timeline.now();
+        let oldest_wanted = self.shared.rules.retention / ROLLS_PER_RETENTION;
+        let is_due = self.active.entries() >= self.shared.segment_entries
+            || self.active.entry_bytes() >= self.shared.segment_bytes
+            || now.since(self.active.opened_at) >= oldest_wanted;
+        if !is_due || now < self.next_roll {
+            return Ok(());
+        }
+        self.roll(now)
+    }
+
+    /// Goes on in a new segment. The old one is finished first, so that no open has to repair it.
+    fn roll(&mut self, now: Timestamp) -> Result<()> {
+        let shared = &self.shared;
+        let header = SegmentHeader {
+            id: self.active.header.id + 1,
+            first_sequence: self.next_sequence,
+            ..self.active.header
+        };
+        let created = shared
+            .folder
+            .create_segment(header, now, shared.segment_cache_bytes);
+        let Ok(segment) = created else {
+            // Nothing refers to it yet: the old segment can take more, and the disk may recover.
+            self.next_roll = now.plus(ROLL_RETRY);
+            return Ok(());
+        };
+        self.active.finish()?;
+        let rolled = RolledRow {
+            rolled_at_ms: now.0,
+            last_sequence: self.active.last_sequence(),
+            entries: self.active.entries(),
+        };
+        let segment = Arc::new(segment);
+        shared.with_manifest(|manifest| {
+            manifest.update(|state| {
+                state.time_mark_ms = state.time_mark_ms.max(now.0);
+                state.last_sequence = rolled.last_sequence;
+                if let Some(row) = state.segments.last_mut() {
+                    row.rolled = Some(rolled);
+                }
+                state.segments.push(SegmentRow {
+                    id: header.id,
+                    first_sequence: header.first_sequence,
+                    opened_at_ms: now.0,
+                    rolled: None,
+                });
+            })?;
+            self.active.mark_rolled(rolled);
+            let mut segments = shared.view.segments().segments.clone();
+            segments.push(Arc::clone(&segment));
+            drop(shared.view.set_segments(segments));
+            Ok(())
+        })?;
+        self.active = segment;
+        Ok(())
+    }
+
+    /// After an error of the disk nothing that was read back from it can be trusted: everybody who
+    /// waits gets an error, and nothing is granted until the engine is opened anew.
+    fn fail(&mut self, error: &Error) {
+        self.shared.condition.fail(&error.to_string());
+        for (answer, _) in self.batch.answers.drain(..) {
+            answer.send(Err(Error::new(
+                ErrorKind::Io,
+                format!("whether this took effect is unclear, because the disk failed: {error}"),
+            )));
+        }
+        for done in self.batch.dones.drain(..) {
+            drop(done.send(Err(unavailable("the disk failed"))));
+        }
+        self.shared.lanes.clear();
+    }
+}

@@ -1,0 +1,178 @@
+//! The store without a disk: the reference model, and a store for users' tests.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::{Answer, Figures, Glance, Observed, Observer, Request, Rules, Store, Swept};
+use crate::clock::Timeline;
+use crate::decision::{self, Change, Command, Context, Decision, Verdict};
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::record::{Record, Stored};
+use crate::secret::{Digest, Secret};
+
+/// Keeps every record in one map; forgets them all when it goes.
+pub(crate) struct Memory {
+    secret: Secret,
+    timeline: Timeline,
+    rules: Rules,
+    observer: Arc<dyn Observer>,
+    state: Mutex<State>,
+    is_closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    records: HashMap<Digest, Arc<Stored>>,
+    last_token: u64,
+}
+
+impl Memory {
+    pub(crate) fn new(
+        secret: Secret,
+        timeline: Timeline,
+        rules: Rules,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self {
+            secret,
+            timeline,
+            rules,
+            observer,
+            state: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+        }
+    }
+
+    fn decide(&self, state: &State, digest: &Digest, command: &Command) -> Decision {
+        let record = state.records.get(digest).map(|stored| &stored.record);
+        let context = Context {
+            now: self.timeline.now(),
+            next_token: state.last_token + 1,
+            is_full: state.records.len() as u64 >= self.rules.max_live_keys,
+            on_abandon: self.rules.on_abandon,
+        };
+        decision::decide(record, command, &context)
+    }
+
+    fn apply(&self, request: Request) -> Result<Verdict> {
+        let mut state = self.state.lock();
+        self.condition()?;
+        let decision = self.decide(&state, &request.digest, &request.command);
+        if let Some(change) = decision.change {
+            if let Verdict::Proceed(grant) = &decision.verdict {
+                state.last_token = grant.token;
+            }
+            let observed = put(&mut state, request.digest, request.key, change);
+            // Told under the lock, so that observers see the changes of a key in their order.
+            self.observer.changed(&request.digest, observed);
+        }
+        Ok(decision.verdict)
+    }
+}
+
+fn put(state: &mut State, digest: Digest, key: Key, change: Change) -> Observed {
+    match change {
+        Change::Remove => {
+            state.records.remove(&digest);
+            Observed::Free
+        }
+        Change::Put(record) => {
+            let observed = Observed::of(Some(&record));
+            let stored = Stored {
+                digest,
+                key: Some(key),
+                record,
+            };
+            state.records.insert(digest, Arc::new(stored));
+            observed
+        }
+    }
+}
+
+impl Store for Memory {
+    fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    fn glance(&self, digest: &Digest, command: &Command) -> Result<Glance> {
+        self.condition()?;
+        let state = self.state.lock();
+        Ok(Glance::of(self.decide(&state, digest, command)))
+    }
+
+    fn read(&self, digest: &Digest, command: &Command) -> Result<Glance> {
+        self.glance(digest, command)
+    }
+
+    fn load(&self, digest: &Digest) -> Result<Option<Stored>> {
+        self.condition()?;
+        let now = self.timeline.now();
+        let state = self.state.lock();
+        Ok(state
+            .records
+            .get(digest)
+            .filter(|stored| !decision::is_over(&stored.record, now, self.rules.on_abandon))
+            .map(|stored| Stored::clone(stored)))
+    }
+
+    fn submit(&self, request: Request, answer: Answer) {
+        answer.send(self.apply(request));
+    }
+
+    fn in_flight(&self) -> Vec<Arc<Stored>> {
+        let state = self.state.lock();
+        let attempts = state
+            .records
+            .values()
+            .filter(|stored| matches!(stored.record, Record::InFlight(_)));
+        attempts.cloned().collect()
+    }
+
+    fn sweep(&self) -> Result<Swept> {
+        self.condition()?;
+        let now = self.timeline.now();
+        let mut state = self.state.lock();
+        let before = state.records.len();
+        state
+            .records
+            .retain(|_, stored| !decision::is_over(&stored.record, now, self.rules.on_abandon));
+        Ok(Swept {
+            records: (before - state.records.len()) as u64,
+            segments: 0,
+        })
+    }
+
+    fn figures(&self) -> Figures {
+        let in_flight = self.in_flight().len() as u64;
+        Figures {
+            live_keys: self.state.lock().records.len() as u64,
+            in_flight,
+            ..Figures::default()
+        }
+    }
+
+    fn condition(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::closed());
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> Result<()> {
+        // Under the lock, so that no change follows the close.
+        let _state = self.state.lock();
+        self.is_closed.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Memory")
+    }
+}

@@ -1,0 +1,152 @@
+//! Where records live: the seam between the engine and its stores.
+//!
+//! A store answers commands about one key at a time. It runs [`decide`](crate::decision::decide) and
+//! nothing of its own, makes the change durable in its own sense, publishes it, and then answers.
+
+mod answer;
+#[cfg(test)]
+mod conformance;
+pub(crate) mod embedded;
+pub(crate) mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::decision::{Command, Decision, Verdict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::outcome::OnAbandon;
+use crate::record::{Record, Stored};
+use crate::secret::{Digest, Secret};
+
+pub(crate) use answer::Answer;
+
+/// A store of records, shared by all threads of an engine.
+pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
+    /// What keys and fingerprints are hashed with.
+    fn secret(&self) -> &Secret;
+
+    /// Decides from memory, without waiting for anything, if the command changes nothing.
+    fn glance(&self, digest: &Digest, command: &Command) -> Result<Glance>;
+
+    /// The same with a read from the disk; never [`Glance::Read`].
+    fn read(&self, digest: &Digest, command: &Command) -> Result<Glance>;
+
+    /// The record, unless it is over; may read from the disk.
+    fn load(&self, digest: &Digest) -> Result<Option<Stored>>;
+
+    /// Decides and makes the change durable, then answers. Never blocks.
+    fn submit(&self, request: Request, answer: Answer);
+
+    /// Every attempt that was granted and not settled, the abandoned ones included.
+    fn in_flight(&self) -> Vec<Arc<Stored>>;
+
+    /// Removes what is over.
+    fn sweep(&self) -> Result<Swept>;
+
+    /// What the store holds and has done.
+    fn figures(&self) -> Figures;
+
+    /// `Ok` while grants are possible, else why they aren't.
+    fn condition(&self) -> Result<()>;
+
+    /// Refuses new work, finishes what is queued, ends the store's threads and lets go of its files.
+    fn close(&self) -> Result<()>;
+}
+
+/// A command about one key.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) key: Key,
+    pub(crate) digest: Digest,
+    pub(crate) command: Command,
+}
+
+/// How far a look at the published state has got.
+#[derive(Debug)]
+pub(crate) enum Glance {
+    /// The verdict, which changes nothing.
+    Decided(Verdict),
+    /// The record has to be read from the disk.
+    Read,
+    /// The state has to change.
+    Write,
+}
+
+impl Glance {
+    /// What a decision against the published state amounts to.
+    pub(crate) fn of(decision: Decision) -> Self {
+        match decision.change {
+            None => Self::Decided(decision.verdict),
+            Some(_) => Self::Write,
+        }
+    }
+}
+
+/// Is told what became of a key, after it was made durable and before anybody is answered.
+pub(crate) trait Observer: Send + Sync + fmt::Debug + 'static {
+    fn changed(&self, digest: &Digest, now: Observed);
+}
+
+/// What became of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Observed {
+    Free,
+    InFlight { lease_until: Timestamp },
+    Completed,
+}
+
+impl Observed {
+    pub(crate) fn of(record: Option<&Record>) -> Self {
+        match record {
+            None => Self::Free,
+            Some(Record::Completed(_)) => Self::Completed,
+            Some(Record::InFlight(attempt)) => Self::InFlight {
+                lease_until: attempt.lease_until,
+            },
+        }
+    }
+}
+
+/// The rules that every store of an engine needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) on_abandon: OnAbandon,
+    pub(crate) max_live_keys: u64,
+    pub(crate) retention: Duration,
+}
+
+/// What one sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    pub(crate) records: u64,
+    pub(crate) segments: u64,
+}
+
+/// What a store holds and has done since it was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) live_keys: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) queued: u64,
+    pub(crate) segments: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) replay_cache_bytes: u64,
+    pub(crate) commits: u64,
+    pub(crate) entries_written: u64,
+    pub(crate) refused_overloaded: u64,
+    pub(crate) clock_step: Option<Duration>,
+}
+
+/// The answer to a write that found the store failed.
+pub(crate) fn unavailable(reason: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "the store failed earlier ({reason}) and grants nothing until the engine is closed and \
+             opened again"
+        ),
+    )
+}
