@@ -90,15 +90,18 @@ fn cycles(criterion: &mut Criterion) {
         engine.close().expect("a clean close");
 
         let naive = Naive::open(&folder.path().join("naive"));
-        group.bench_function(BenchmarkId::new("naive redb, threads", callers), |bencher| {
-            bencher.iter_custom(|cycles| {
-                in_threads(callers, cycles, || {
-                    let key = key(next.fetch_add(1, Ordering::Relaxed));
-                    assert!(naive.begin(&key), "a fresh key is granted");
-                    naive.complete(&key, &reply());
-                })
-            });
-        });
+        group.bench_function(
+            BenchmarkId::new("naive redb, threads", callers),
+            |bencher| {
+                bencher.iter_custom(|cycles| {
+                    in_threads(callers, cycles, || {
+                        let key = key(next.fetch_add(1, Ordering::Relaxed));
+                        assert!(naive.begin(&key), "a fresh key is granted");
+                        naive.complete(&key, &reply());
+                    })
+                });
+            },
+        );
     }
 }
 
@@ -212,9 +215,7 @@ fn sweep(criterion: &mut Criterion) {
         .measurement_time(Duration::from_secs(1))
         .throughput(Throughput::Elements(KEYS));
     group.bench_function("6,400 expired records", |bencher| {
-        bencher.iter_custom(|rounds| {
-            (0..rounds).map(|_| time_of_sweep(KEYS)).sum()
-        });
+        bencher.iter_custom(|rounds| (0..rounds).map(|_| time_of_sweep(KEYS)).sum());
     });
 }
 

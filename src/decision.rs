@@ -224,10 +224,7 @@ fn renew(record: Option<&Record>, token: u64, lease: Duration, now: Timestamp) -
                 lease_until,
                 ..attempt.clone()
             };
-            change(
-                Verdict::Renewed { lease_until },
-                Record::InFlight(renewed),
-            )
+            change(Verdict::Renewed { lease_until }, Record::InFlight(renewed))
         }
         other => lease_lost(other),
     }

@@ -205,11 +205,11 @@ mod tests {
         let hex = |fingerprint: &Fingerprint| blake3::Hash::from(*fingerprint.whole()).to_hex();
         assert_eq!(
             hex(&Fingerprint::of(b"payload")).as_str(),
-            "PIN_ONE"
+            "4d82ba3010127f5d75389c0b78964084d1ea50ccef7b8003bf6358efe9576378"
         );
         assert_eq!(
             hex(&parts(&[("method", "POST"), ("body", "{}")])).as_str(),
-            "PIN_TWO"
+            "0b3cc3d692c99c7392275ab1b2871405e5baec7a3b4fadc13231c7799e9cf1e2"
         );
     }
 

@@ -23,7 +23,5 @@ pub use error::{Error, ErrorKind, Result};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::Key;
 pub use limits::Terms;
-pub use outcome::{
-    Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution,
-};
+pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution};
 pub use reply::Reply;

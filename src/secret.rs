@@ -41,7 +41,8 @@ impl Secret {
     }
 
     pub(crate) fn seal(&self, fingerprint: &Fingerprint) -> SealedFingerprint {
-        let keyed = |digest: &[u8; 32]| *blake3::keyed_hash(&self.for_fingerprints, digest).as_bytes();
+        let keyed =
+            |digest: &[u8; 32]| *blake3::keyed_hash(&self.for_fingerprints, digest).as_bytes();
         let seal_part = |part: &Part| SealedPart {
             name: part.name.as_ref().into(),
             tag: *keyed(&part.digest)
@@ -125,7 +126,6 @@ impl Hasher for DigestHasher {
     }
 
     fn write_usize(&mut self, _length: usize) {}
-
 }
 
 /// A fingerprint as records hold it: every digest keyed, so that a file tells nothing of requests.
@@ -157,7 +157,11 @@ impl SealedFingerprint {
             theirs.iter().find(|part| !mine.contains(part)),
         );
         let first = match (mine, theirs) {
-            (Some(mine), Some(theirs)) => Some(if mine.name <= theirs.name { mine } else { theirs }),
+            (Some(mine), Some(theirs)) => Some(if mine.name <= theirs.name {
+                mine
+            } else {
+                theirs
+            }),
             (mine, theirs) => mine.or(theirs),
         };
         first.map(|part| Arc::clone(&part.name))

@@ -7,19 +7,19 @@ use redb::{Database, ReadableTable, TableDefinition};
 
 const RECORDS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("records");
 
-pub struct Naive {
+pub(crate) struct Naive {
     database: Database,
 }
 
 impl Naive {
-    pub fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         Self {
             database: Database::create(path).expect("a new database"),
         }
     }
 
     /// Takes the key if it is free.
-    pub fn begin(&self, key: &Key) -> bool {
+    pub(crate) fn begin(&self, key: &Key) -> bool {
         let transaction = self.database.begin_write().expect("a transaction");
         {
             let mut records = transaction.open_table(RECORDS).expect("a table");
@@ -34,7 +34,7 @@ impl Naive {
         true
     }
 
-    pub fn complete(&self, key: &Key, reply: &Reply) {
+    pub(crate) fn complete(&self, key: &Key, reply: &Reply) {
         let transaction = self.database.begin_write().expect("a transaction");
         let mut record = vec![1; 128];
         record.extend_from_slice(reply.body());

@@ -135,11 +135,11 @@ fn the_bytes_of_version_1_are_pinned() {
     let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex();
     assert_eq!(
         hash(&encoded(&stored(in_flight()), 9)).as_str(),
-        "PIN_IN_FLIGHT"
+        "c5f725b5f10d09473d566a3cbe331b6fc4d693749104bfe9687efc5b4006b831"
     );
     assert_eq!(
         hash(&encoded(&stored(completed()), 9)).as_str(),
-        "PIN_COMPLETED"
+        "15f5e18749a88082da028126340ac75f5d24921ee35d09aeac544f6b39ad1a93"
     );
 }
 

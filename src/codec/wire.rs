@@ -211,4 +211,3 @@ impl<'de: 'a, 'a> Deserialize<'de> for Blob<'a> {
         deserializer.deserialize_bytes(BlobVisitor).map(Blob)
     }
 }
-

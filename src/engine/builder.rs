@@ -319,7 +319,12 @@ impl Builder {
         }
         check_number("max_live_keys", self.max_live_keys, 1, u64::MAX)?;
         for (name, value, least, most) in [
-            ("max_reply_bytes", self.max_reply_bytes, 1, MAX_REPLY_BYTES as u64),
+            (
+                "max_reply_bytes",
+                self.max_reply_bytes,
+                1,
+                MAX_REPLY_BYTES as u64,
+            ),
             ("queue_depth", self.queue_depth, 1, 1 << 20),
             ("cache_bytes", self.cache_bytes, 1 << 20, TIB),
             ("replay_cache_bytes", self.replay_cache_bytes, 0, TIB),
@@ -329,7 +334,12 @@ impl Builder {
         check_number("segment_entries", self.segment_entries, 2, 100_000_000)?;
         check_number("segment_bytes", self.segment_bytes, 1 << 10, 64 << 30)?;
         if let Some(pepper) = &self.pepper {
-            check_number("the pepper's length", pepper.as_bytes().len() as u64, 16, 1 << 16)?;
+            check_number(
+                "the pepper's length",
+                pepper.as_bytes().len() as u64,
+                16,
+                1 << 16,
+            )?;
         }
         Ok(())
     }

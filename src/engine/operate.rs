@@ -84,11 +84,7 @@ impl Engine {
         if let Resolution::Complete(reply) = &resolution {
             self.core.check_reply(reply)?;
         }
-        match self
-            .core
-            .command(key, Command::Resolve(resolution))
-            .await?
-        {
+        match self.core.command(key, Command::Resolve(resolution)).await? {
             Verdict::Done => Ok(()),
             Verdict::Running => Err(running("resolved")),
             Verdict::Nothing => Err(Error::new(

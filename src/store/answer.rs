@@ -77,9 +77,11 @@ impl Future for Pending {
     type Output = Option<Result<Verdict>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.receiver)
-            .poll(context)
-            .map(|delivery| delivery.ok().and_then(|mut delivery| delivery.result.take()))
+        Pin::new(&mut self.receiver).poll(context).map(|delivery| {
+            delivery
+                .ok()
+                .and_then(|mut delivery| delivery.result.take())
+        })
     }
 }
 

@@ -18,6 +18,8 @@ use crate::secret::Secret;
 const LEASE: Duration = Duration::from_secs(120);
 const RETENTION: Duration = Duration::from_secs(86_400);
 const MS: Duration = Duration::from_millis(1);
+const JUST_UNDER_LEASE: Duration = Duration::from_millis(119_999);
+const JUST_UNDER_RETENTION: Duration = Duration::from_millis(86_399_999);
 
 /// A store on a clock that the test moves.
 pub(super) struct Bench {
@@ -208,7 +210,7 @@ fn a_key_past_its_retention_is_granted_as_attempt_1(make: Make) {
     let bench = make(OnAbandon::Rerun);
     let first = bench.granted("request");
     bench.complete(first.token, "a");
-    bench.clock.advance(RETENTION - MS);
+    bench.clock.advance(JUST_UNDER_RETENTION);
     assert!(bench.is_replayed("request", "a"));
     bench.clock.advance(MS);
     let second = bench.granted("other");
@@ -230,7 +232,7 @@ fn a_running_attempt_is_in_flight_to_the_last_millisecond(make: Make) {
     let bench = make(OnAbandon::Rerun);
     bench.granted("request");
     assert!(bench.is_in_flight("request", false));
-    bench.clock.advance(LEASE - MS);
+    bench.clock.advance(JUST_UNDER_LEASE);
     assert!(bench.is_in_flight("request", false));
     bench.clock.advance(MS);
     assert_eq!(bench.granted("request").attempt, 2);
@@ -264,7 +266,7 @@ fn a_completed_key_replays_until_it_expires(make: Make) {
     let grant = bench.granted("request");
     assert_eq!(bench.complete(grant.token, "a"), Verdict::Done);
     assert!(bench.is_replayed("request", "a"));
-    bench.clock.advance(RETENTION - MS);
+    bench.clock.advance(JUST_UNDER_RETENTION);
     assert!(bench.is_replayed("request", "a"));
     bench.clock.advance(MS);
     assert_eq!(bench.record(), None);
@@ -293,9 +295,9 @@ fn a_repeated_completion_is_done_and_another_reply_is_lost(make: Make) {
 fn a_renewal_starts_the_lease_over_lapsed_or_not(make: Make) {
     let bench = make(OnAbandon::Rerun);
     let grant = bench.granted("request");
-    bench.clock.advance(LEASE - MS);
+    bench.clock.advance(JUST_UNDER_LEASE);
     assert!(matches!(bench.renew(grant.token), Verdict::Renewed { .. }));
-    bench.clock.advance(LEASE - MS);
+    bench.clock.advance(JUST_UNDER_LEASE);
     assert!(bench.is_in_flight("request", false));
     bench.clock.advance(MS);
     assert!(matches!(bench.renew(grant.token), Verdict::Renewed { .. }));
@@ -392,7 +394,7 @@ fn resolve_settles_what_is_lapsed_and_nothing_else(make: Make) {
 fn an_attempt_abandoned_for_a_retention_is_absent(make: Make) {
     let bench = make(OnAbandon::Rerun);
     let grant = bench.granted("request");
-    bench.clock.advance(RETENTION - MS);
+    bench.clock.advance(JUST_UNDER_RETENTION);
     assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
     bench.clock.advance(MS);
     assert_eq!(bench.record(), None);
@@ -404,9 +406,9 @@ fn an_attempt_abandoned_for_a_retention_is_absent(make: Make) {
 fn an_attempt_that_is_renewed_past_the_retention_lives(make: Make) {
     let bench = make(OnAbandon::Rerun);
     let grant = bench.granted("request");
-    bench.clock.advance(RETENTION - MS);
+    bench.clock.advance(JUST_UNDER_RETENTION);
     bench.renew(grant.token);
-    bench.clock.advance(LEASE - MS);
+    bench.clock.advance(JUST_UNDER_LEASE);
     assert!(bench.is_in_flight("request", false));
     bench.store.sweep().unwrap();
     assert!(bench.is_in_flight("request", false));

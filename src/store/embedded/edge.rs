@@ -8,15 +8,14 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// redb may panic on a damaged file. The panic is caught and reported as damage, so that it ends
 /// neither the process nor a thread; that takes `panic = "unwind"`.
-pub(super) fn redb_call<T>(
-    what: &str,
-    call: impl FnOnce() -> Result<T, redb::Error>,
-) -> Result<T> {
+pub(super) fn redb_call<T>(what: &str, call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| from_redb(what, error)),
         Err(_panic) => Err(Error::new(
             ErrorKind::Corrupt,
-            format!("{what} is damaged in a way that redb can't describe; restore it from a backup"),
+            format!(
+                "{what} is damaged in a way that redb can't describe; restore it from a backup"
+            ),
         )),
     }
 }
@@ -33,10 +32,9 @@ fn from_redb(what: &str, error: redb::Error) -> Error {
             ErrorKind::Corrupt,
             "is damaged or no redb file; restore it from a backup",
         ),
-        redb::Error::Io(io) if io.kind() == Io::NotFound => (
-            ErrorKind::Corrupt,
-            "is missing; restore it from a backup",
-        ),
+        redb::Error::Io(io) if io.kind() == Io::NotFound => {
+            (ErrorKind::Corrupt, "is missing; restore it from a backup")
+        }
         redb::Error::Corrupted(_)
         | redb::Error::TableTypeMismatch { .. }
         | redb::Error::TableIsMultimap(_)

@@ -47,7 +47,9 @@ impl Folder {
             .create(true)
             .truncate(false)
             .open(path.join(LOCK))
-            .map_err(|error| io_error("the folder's lock file can't be opened for writing", error))?;
+            .map_err(|error| {
+                io_error("the folder's lock file can't be opened for writing", error)
+            })?;
         acquire(&lock, lock_wait)?;
         let folder = Self {
             path: path.to_owned(),
@@ -102,9 +104,10 @@ impl Folder {
     /// Removes a file if it is there.
     pub(super) fn remove_file(path: &Path) -> Result<()> {
         match fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(io_error("a file of the engine's folder can't be removed", error))
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error(
+                "a file of the engine's folder can't be removed",
+                error,
+            )),
             _ => Ok(()),
         }
     }

@@ -71,7 +71,11 @@ impl Index {
     /// All slots, shard by shard; nobody waits longer than for the copy of one shard.
     pub(super) fn slots(&self) -> impl Iterator<Item = (u128, Slot)> + '_ {
         self.shards.iter().flat_map(|shard| {
-            let copied: Vec<_> = shard.read().iter().map(|(key, slot)| (*key, *slot)).collect();
+            let copied: Vec<_> = shard
+                .read()
+                .iter()
+                .map(|(key, slot)| (*key, *slot))
+                .collect();
             copied
         })
     }

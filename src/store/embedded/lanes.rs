@@ -128,7 +128,8 @@ impl Lanes {
             }
         });
         parked.asks.insert(number, (ask, timer));
-        self.parked_count.store(parked.asks.len(), Ordering::Release);
+        self.parked_count
+            .store(parked.asks.len(), Ordering::Release);
         drop(parked);
         // The writer may have emptied the channel in between, and would not look here again.
         self.unpark();
@@ -150,13 +151,15 @@ impl Lanes {
                 }
             }
         }
-        self.parked_count.store(parked.asks.len(), Ordering::Release);
+        self.parked_count
+            .store(parked.asks.len(), Ordering::Release);
     }
 
     fn refuse(&self, number: u64) {
         let mut parked = self.parked.lock();
         let refused = parked.asks.remove(&number);
-        self.parked_count.store(parked.asks.len(), Ordering::Release);
+        self.parked_count
+            .store(parked.asks.len(), Ordering::Release);
         drop(parked);
         if let Some(((_, answer), _)) = refused {
             self.refused.fetch_add(1, Ordering::Relaxed);

@@ -104,9 +104,7 @@ impl Manifest {
     /// Reads a manifest and checks it whole.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let (file, format, state) = redb_call("the manifest", || {
-            let file = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .open(path)?;
+            let file = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
             let table = file.begin_read()?.open_table(TABLE)?;
             let row = |name| -> Result<Option<Vec<u8>>, redb::Error> {
                 Ok(table.get(name)?.map(|row| row.value().to_vec()))

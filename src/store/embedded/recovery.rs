@@ -65,13 +65,26 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     let mut scan = Scan::default();
     let mut segments = Vec::new();
     for row in &manifest.state().segments {
-        segments.push(Arc::new(scan.open(&folder, manifest.state(), row, settings)?));
+        segments.push(Arc::new(scan.open(
+            &folder,
+            manifest.state(),
+            row,
+            settings,
+        )?));
     }
-    let highest_time = scan.highest_time.max(Timestamp(manifest.state().time_mark_ms));
+    let highest_time = scan
+        .highest_time
+        .max(Timestamp(manifest.state().time_mark_ms));
     let next_sequence = manifest.state().next_sequence().max(scan.last_sequence + 1);
     if segments.is_empty() {
         let opened_at = wall.max(highest_time);
-        segments.push(first_segment(&folder, &mut manifest, next_sequence, opened_at, settings)?);
+        segments.push(first_segment(
+            &folder,
+            &mut manifest,
+            next_sequence,
+            opened_at,
+            settings,
+        )?);
     }
     let active = Arc::clone(segments.last().expect("there is at least the first one"));
     let view = View::new(segments, ReplayCache::new(settings.replay_cache_bytes));
@@ -106,7 +119,8 @@ fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)>
             "the folder has segments and no manifest; restore it from a backup",
         ));
     }
-    let no_random = |error| Error::with_source(ErrorKind::Io, "the system gives no random bytes", error);
+    let no_random =
+        |error| Error::with_source(ErrorKind::Io, "the system gives no random bytes", error);
     let secret = match &settings.pepper {
         Some(pepper) => Secret::derive(pepper.as_bytes()),
         None => {
@@ -279,7 +293,11 @@ impl Scan {
                     if matches!(record, Record::Completed(_)) {
                         (SlotKind::Completed, ends_at)
                     } else {
-                        let stored = Arc::new(Stored { digest, key, record });
+                        let stored = Arc::new(Stored {
+                            digest,
+                            key,
+                            record,
+                        });
                         self.attempts.insert(short, Attempt { stored, sequence });
                         (SlotKind::InFlight, ends_at)
                     }

@@ -139,10 +139,7 @@ impl Segment {
     }
 
     /// Appends entries in one durable commit. On an error it is unclear whether they are there.
-    pub(super) fn append<'a>(
-        &self,
-        entries: impl Iterator<Item = (u64, &'a [u8])>,
-    ) -> Result<()> {
+    pub(super) fn append<'a>(&self, entries: impl Iterator<Item = (u64, &'a [u8])>) -> Result<()> {
         let SegmentFile::Writable(database) = &self.file else {
             unreachable!("only the active segment is appended to");
         };
@@ -281,11 +278,7 @@ impl Segment {
 }
 
 /// A rolled segment that was closed cleanly is opened read-only, which writes nothing.
-fn open_file(
-    path: &Path,
-    is_rolled: bool,
-    cache_bytes: usize,
-) -> Result<SegmentFile, redb::Error> {
+fn open_file(path: &Path, is_rolled: bool, cache_bytes: usize) -> Result<SegmentFile, redb::Error> {
     if is_rolled {
         match Database::builder()
             .set_cache_size(cache_bytes)
@@ -296,9 +289,7 @@ fn open_file(
             Err(error) => return Err(error.into()),
         }
     }
-    let database = Database::builder()
-        .set_cache_size(cache_bytes)
-        .open(path)?;
+    let database = Database::builder().set_cache_size(cache_bytes).open(path)?;
     Ok(SegmentFile::Writable(database))
 }
 

@@ -91,9 +91,7 @@ impl Shared {
             return Ok(());
         }
         for (short, slot) in oldest.index.slots() {
-            let is_newest = set
-                .newest(short)
-                .is_some_and(|(_, newest)| newest == slot);
+            let is_newest = set.newest(short).is_some_and(|(_, newest)| newest == slot);
             if slot.kind() != SlotKind::Completed || !is_newest {
                 continue;
             }

@@ -50,7 +50,9 @@ pub(super) enum Found {
     /// No entry, or one that freed the key.
     Nothing,
     /// An attempt that was pruned because it is over; its entry still counts as the key's.
-    Over { sequence: u64 },
+    Over {
+        sequence: u64,
+    },
     InFlight(Attempt),
     Completed {
         segment: Arc<Segment>,
@@ -162,7 +164,12 @@ impl View {
     }
 
     /// Reads a completed record and keeps it for the next retry, unless it has been superseded.
-    pub(super) fn read(&self, digest: &Digest, segment: &Segment, sequence: u64) -> Result<Arc<Stored>> {
+    pub(super) fn read(
+        &self,
+        digest: &Digest,
+        segment: &Segment,
+        sequence: u64,
+    ) -> Result<Arc<Stored>> {
         let entry = segment.read(sequence)?;
         if entry.digest != *digest {
             return Err(collision());
@@ -177,7 +184,10 @@ impl View {
         if let Some(cache) = &self.cache {
             let short = digest.short();
             let _stripe = self.stripe(short).read();
-            let newest = self.segments().newest(short).map(|(_, slot)| slot.sequence());
+            let newest = self
+                .segments()
+                .newest(short)
+                .map(|(_, slot)| slot.sequence());
             if newest == Some(sequence) {
                 cache.insert(short, Arc::clone(&stored));
             }

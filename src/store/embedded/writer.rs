@@ -213,7 +213,8 @@ impl Writer {
                 Some(stored) => stored.record.ends_at(),
                 None => Timestamp(0),
             };
-            self.active.count(publication.sequence, bytes.len(), ends_at);
+            self.active
+                .count(publication.sequence, bytes.len(), ends_at);
             shared.view.publish(&set, publication);
         }
         shared.commits.fetch_add(1, Ordering::Relaxed);
