@@ -1,6 +1,93 @@
-//! PLACEHOLDER
+//! An embedded, persistent idempotency engine for Rust servers.
+//!
+//! A handler is wrapped in [`begin`](Engine::begin) and [`complete`](Guard::complete). A retry with the
+//! same idempotency key gets the first answer back instead of a second execution:
+//!
+//! ```
+//! use onceward::{Engine, Fingerprint, Key, Outcome, Reply};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("idempotency");
+//! # let request_bytes = b"{\"amount\":100}";
+//! let engine = Engine::open(&path)?; // a folder of the engine's own
+//! let key = Key::new("acct_42", "550e8400-e29b-41d4-a716-446655440000")?; // scope, then key
+//! let fingerprint = Fingerprint::of(request_bytes);
+//!
+//! match engine.begin(&key, &fingerprint)? {
+//!     Outcome::Proceed(guard) => {
+//!         let body = "charged"; // the handler's work, done once
+//!         guard.complete(Reply::new(201, body))?;
+//!     }
+//!     Outcome::Replay(reply) => println!("again: {}", reply.status()),
+//!     Outcome::Conflict(_) => println!("the key was used with another request"),
+//!     Outcome::InFlight(in_flight) => println!("retry after {:?}", in_flight.retry_after()),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What happens to a key
+//!
+//! - A **key** lives in a **scope**, such as a tenant: [`Key`].
+//! - The **fingerprint** tells a retry from another request under the same key: [`Fingerprint`].
+//! - A grant is an **attempt**. Its [`Guard`] holds the key under a **lease** of 2 minutes, which can be
+//!   renewed. An attempt that is abandoned (dropped guard, panic, dead process) leaves the key taken until
+//!   its lease ends; then the next begin is granted, as attempt 2.
+//! - A completed attempt's [`Reply`] is **replayed** for the **retention**, 24 hours from its completion.
+//! - Each grant has a **fencing token** that rises and is never used again: [`Guard::token`].
+//!
+//! # What is promised
+//!
+//! In this order, across threads, `kill -9`, restarts and, for the embedded store, power cuts:
+//!
+//! 1. While a lease runs, at most one guard exists per key.
+//! 2. Once `complete` has returned, every retry inside the retention gets exactly those bytes.
+//! 3. An answer reaches only the scope, key and fingerprint that produced it. Damage is an error, never a
+//!    different answer and never 'absent'.
+//! 4. A guard whose lease was taken over can't complete, renew or release.
+//! 5. An abandoned key is available again when its lease ends: not earlier, not later.
+//! 6. If the store can't answer, the caller gets an error, never `Proceed`.
+//!
+//! What can't be promised: if the process dies after the side effect and before `complete`, the next attempt
+//! runs the handler again. [`Guard::attempt`] is then greater than 1. Derive the keys of downstream calls from
+//! this key, so that they are idempotent in their turn, or check first whether the effect is there. Under
+//! [`OnAbandon::Hold`] nothing is ever run again by itself; an operator decides with [`Engine::resolve`].
+//!
+//! # In async code
+//!
+//! Each call that may wait for the disk has an `_async` form that works on any executor:
+//!
+//! ```
+//! use onceward::{Engine, Fingerprint, Key, Reply};
+//!
+//! # async fn charge() -> Result<Reply, std::io::Error> { Ok(Reply::new(201, "charged")) }
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> { futures::executor::block_on(async {
+//! let engine = Engine::builder().open_in_memory()?;
+//! let key = Key::new("acct_42", "order-17")?;
+//! let reply = engine
+//!     .run_async(&key, &Fingerprint::of("request"), || charge())
+//!     .await?;
+//! assert_eq!(reply.status(), 201);
+//! # Ok(()) }) }
+//! ```
+//!
+//! # Limits
+//!
+//! Everything has one: see [`limits`] and [`Builder`]. [`Engine::stats`] shows what is used, and
+//! [`Engine::health`] whether grants are possible.
+//!
+//! # Requirements
+//!
+//! The folder has to be on a local file system that honours `fdatasync` and file locks. Linux and macOS are
+//! supported; Windows compiles and isn't tested. Keep `panic = "unwind"`: redb may panic on a damaged file,
+//! and the engine turns that into [`ErrorKind::Corrupt`]; with `panic = "abort"` it ends the process.
+//!
+//! The [`design`] page explains the states, the bytes on the disk, and what a crash leaves at each step.
 
 pub mod limits;
+
+#[cfg(doc)]
+#[doc = include_str!("../docs/DESIGN.md")]
+pub mod design {}
 
 mod clock;
 mod codec;
@@ -15,6 +102,8 @@ mod reply;
 mod secret;
 mod store;
 
+pub use bytes;
+
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use engine::{
     Builder, CompleteError, Engine, Guard, Health, ReleaseError, RunError, Stats, Sweep,
@@ -25,3 +114,8 @@ pub use key::Key;
 pub use limits::Terms;
 pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution};
 pub use reply::Reply;
+
+/// The README's code, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -47,6 +47,18 @@ impl Terms {
         Self { lease, retention }
     }
 
+    /// The same terms with another lease.
+    pub const fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// The same terms with another retention.
+    pub const fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
     /// Refuses terms that are shorter than a millisecond or longer than the maximum.
     pub(crate) fn check(self) -> Result<Self, Error> {
         check_duration("lease", self.lease, MAX_LEASE)?;

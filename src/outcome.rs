@@ -33,8 +33,8 @@ pub struct Conflict {
 impl Conflict {
     /// The name of the first part, in the order of names, in which the two requests differ.
     ///
-    /// `None` if their fingerprints have no named parts ([`Fingerprint::of`](crate::Fingerprint::of)),
-    /// or were framed by different versions.
+    /// `None` if both fingerprints have no named parts ([`Fingerprint::of`](crate::Fingerprint::of)), or
+    /// were framed by different versions of the crate.
     pub fn part(&self) -> Option<&str> {
         self.part.as_deref()
     }

@@ -151,6 +151,9 @@ impl SealedFingerprint {
 
     /// The first part, by name, that differs from the one in `other` or isn't there.
     pub(crate) fn differing_part(&self, other: &Self) -> Option<Arc<str>> {
+        if self.version != other.version {
+            return None;
+        }
         let (mine, theirs) = (self.named_parts(), other.named_parts());
         let (mine, theirs) = (
             mine.iter().find(|part| !theirs.contains(part)),

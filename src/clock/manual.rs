@@ -57,8 +57,8 @@ impl ManualClock {
     pub fn advance(&self, by: Duration) {
         {
             let mut readings = self.shared.readings.lock();
-            readings.0 += by;
-            readings.1 += by;
+            readings.0 = readings.0.checked_add(by).unwrap_or(readings.0);
+            readings.1 = readings.1.saturating_add(by);
         }
         for wake in self.shared.wakes.lock().iter() {
             wake();

@@ -29,6 +29,20 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
+    fn wall(&self) -> SystemTime {
+        (**self).wall()
+    }
+
+    fn monotonic(&self) -> Duration {
+        (**self).monotonic()
+    }
+
+    fn on_step(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        (**self).on_step(wake);
+    }
+}
+
 /// The operating system's clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -111,7 +112,10 @@ impl Shared {
                 continue;
             }
             let (_, action) = state.actions.pop_first().expect("it was just seen");
-            parking_lot::MutexGuard::unlocked(&mut state, action);
+            parking_lot::MutexGuard::unlocked(&mut state, || {
+                // A waker of somebody's executor may panic; the other waiters still need a timer.
+                drop(catch_unwind(AssertUnwindSafe(action)));
+            });
         }
     }
 }

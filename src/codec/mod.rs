@@ -197,7 +197,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encoding`] if the value refuses to be serialized or is over 65 MiB.
+    /// [`ErrorKind::Encoding`] if the value refuses to be serialized or takes over 64 MiB.
     ///
     /// ```
     /// use onceward::Reply;
@@ -215,6 +215,15 @@ impl Reply {
                 error,
             )
         })?;
+        if body.len() > MAX_REPLY_BYTES {
+            return Err(Error::new(
+                ErrorKind::Encoding,
+                format!(
+                    "the value takes {} bytes; a reply has at most {MAX_REPLY_BYTES}",
+                    body.len()
+                ),
+            ));
+        }
         Ok(Self::new(0, body))
     }
 

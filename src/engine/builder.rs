@@ -80,7 +80,8 @@ impl Builder {
     }
 
     /// How long an answer is replayed, counted from its completion: 1 ms to 366 days; 24 hours by
-    /// default.
+    /// default. An abandoned attempt is remembered, and counted, for as long from its start, or until
+    /// its lease ends if that is later.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.terms.retention = retention;
         self
@@ -181,7 +182,8 @@ impl Builder {
     }
 
     /// Whether the text of scopes and keys is kept on the disk, where operators can read it; on by
-    /// default. Off, only keyed digests are written, and [`Entry::key`](crate::Entry::key) is `None`.
+    /// default. Off, only keyed digests are written, and [`Entry::key`](crate::Entry::key) is `None`: an
+    /// operator who wants to [`resolve`](Engine::resolve) an attempt has to know its key from elsewhere.
     pub fn keep_key_text(mut self, keep: bool) -> Self {
         self.keeps_keys = keep;
         self
@@ -211,9 +213,9 @@ impl Builder {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Engine> {
         self.check()?;
         let recovered = embedded::recover(path.as_ref(), &self.embedded_settings())?;
-        let timeline = Timeline::new(Arc::clone(&self.clock), recovered.highest_time());
-        self.start(timeline, |timeline, timer, rules, observer| {
-            let store = Embedded::start(recovered, timeline, timer, rules, observer)?;
+        let timeline = recovered.timeline().clone();
+        self.start(timeline, |_, timer, rules, observer| {
+            let store = Embedded::start(recovered, timer, rules, observer)?;
             Ok(Arc::new(store))
         })
     }
@@ -260,15 +262,22 @@ impl Builder {
             on_abandon: self.on_abandon,
             max_live_keys: self.max_live_keys,
             retention: self.terms.retention,
+            keeps_keys: self.keeps_keys,
         };
         let (timer, timer_thread) = Timer::start(timeline.clone()).map_err(no_thread)?;
         let waiters = Waiters::new(timer.clone());
         let observer: Arc<dyn Observer> = Arc::clone(&waiters) as _;
         let store = store(timeline.clone(), timer.clone(), rules, observer)
             .inspect_err(|_| timer.stop())?;
+        let give_up = |error| {
+            // What was started goes again; the reason that is told is the first one.
+            drop(store.close());
+            timer.stop();
+            no_thread(error)
+        };
         let (sweeper, sweeper_thread) =
-            Sweeper::start(Arc::clone(&store), self.sweep_interval).map_err(no_thread)?;
-        let (offload, offload_thread) = Offload::start().map_err(no_thread)?;
+            Sweeper::start(Arc::clone(&store), self.sweep_interval).map_err(give_up)?;
+        let (offload, offload_thread) = Offload::start().map_err(give_up)?;
         Ok(Engine::new(Core {
             store,
             timeline,
@@ -293,7 +302,7 @@ impl Builder {
 
     fn embedded_settings(&self) -> embedded::Settings {
         embedded::Settings {
-            wall: self.clock.wall(),
+            clock: Arc::clone(&self.clock),
             on_abandon: self.on_abandon,
             sweep_interval: self.sweep_interval,
             queue_depth: self.queue_depth,
@@ -304,7 +313,6 @@ impl Builder {
             segment_entries: self.segment_entries,
             segment_bytes: self.segment_bytes,
             pepper: self.pepper.clone(),
-            keeps_keys: self.keeps_keys,
             is_restored: self.is_restored,
         }
     }

@@ -118,14 +118,18 @@ impl Core {
         loop {
             // On an error, the turn is passed on as it goes out of scope.
             let outcome = self.begin(key, fingerprint, terms, reads).await?;
-            if let Some(turn) = turn.take() {
-                turn.used();
-            }
             let Outcome::InFlight(in_flight) = outcome else {
+                if let Some(turn) = turn.take() {
+                    turn.used();
+                }
                 return Ok(outcome);
             };
             if self.timeline.now() >= deadline {
+                // A turn passes to the next in line, who sees to it that the lease's end is waited for.
                 return Ok(Outcome::InFlight(in_flight));
+            }
+            if let Some(turn) = turn.take() {
+                turn.used();
             }
             let lease_end = if in_flight.is_held {
                 Timestamp::NEVER

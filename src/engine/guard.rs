@@ -88,7 +88,7 @@ impl Guard {
     /// the key or its record is gone; [`ErrorKind::ReplyTooLarge`] if the reply is over the engine's
     /// limit (complete with [`Reply::not_retained`] then); [`ErrorKind::Io`],
     /// [`ErrorKind::Unavailable`] or [`ErrorKind::Closed`] if the store couldn't take it. After an
-    /// error of the store it is unclear whether the reply was kept; completing again is safe.
+    /// error of the store it is unclear whether the reply was kept.
     pub fn complete(self, reply: Reply) -> Result<(), CompleteError> {
         block_on(self.complete_async(reply))
     }
@@ -229,8 +229,7 @@ impl fmt::Debug for Guard {
 /// A completion that didn't go through, with the guard and the reply, so that neither is lost.
 ///
 /// Under `?` it turns into the crate's [`Error`].
-#[derive(Debug, thiserror::Error)]
-#[error("the reply was not kept: {}", .0.2)]
+#[derive(Debug)]
 pub struct CompleteError(Box<(Guard, Reply, Error)>);
 
 impl CompleteError {
@@ -250,6 +249,18 @@ impl CompleteError {
     }
 }
 
+impl fmt::Display for CompleteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the reply was not kept")
+    }
+}
+
+impl std::error::Error for CompleteError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.error())
+    }
+}
+
 impl From<CompleteError> for Error {
     fn from(error: CompleteError) -> Self {
         error.into_parts().2
@@ -259,8 +270,7 @@ impl From<CompleteError> for Error {
 /// A release that didn't go through, with the guard.
 ///
 /// Under `?` it turns into the crate's [`Error`].
-#[derive(Debug, thiserror::Error)]
-#[error("the key was not released: {}", .0.1)]
+#[derive(Debug)]
 pub struct ReleaseError(Box<(Guard, Error)>);
 
 impl ReleaseError {
@@ -277,6 +287,18 @@ impl ReleaseError {
     /// The guard, to try again, and the error.
     pub fn into_parts(self) -> (Guard, Error) {
         *self.0
+    }
+}
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the key was not released")
+    }
+}
+
+impl std::error::Error for ReleaseError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.error())
     }
 }
 

@@ -49,8 +49,20 @@ struct Handle(Arc<Core>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        let core = Arc::clone(&self.0);
         // Whoever wants to know of an error at the end calls `close`.
-        drop(self.0.shut_down());
+        let shut_down = move || drop(core.shut_down());
+        let is_own_thread = std::thread::current()
+            .name()
+            .is_some_and(|name| name.starts_with("onceward-"));
+        if is_own_thread {
+            // A waker that drops its task may drop the last handle with it, in the thread of this
+            // engine that wakes. That one can't wait for its own end.
+            let name = "onceward-close".to_owned();
+            drop(std::thread::Builder::new().name(name).spawn(shut_down));
+        } else {
+            shut_down();
+        }
     }
 }
 
@@ -70,6 +82,11 @@ impl Engine {
     /// A builder, for an engine with other settings.
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// The lease and the retention that the engine was opened with.
+    pub fn terms(&self) -> Terms {
+        self.core.limits.terms
     }
 
     fn new(core: Core) -> Self {
@@ -113,7 +130,7 @@ impl Engine {
 
     /// [`begin`](Engine::begin) with a lease and a retention of its own.
     ///
-    /// They apply if the key is granted; what is there already keeps the terms that it was given.
+    /// Start from [`terms`](Engine::terms) to change one of them. They apply if the key is granted; what is there already keeps the terms that it was given.
     ///
     /// # Errors
     ///

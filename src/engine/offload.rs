@@ -1,9 +1,11 @@
 //! Runs blocking work of `_async` calls in a thread of its own, so that no executor's thread waits for
 //! the disk.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, unbounded};
+use futures_channel::oneshot;
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -12,7 +14,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread `onceward-reader` and the way to it.
 ///
-/// The channel holds one job per caller that waits for its answer, and so is bounded by the callers.
+/// The channel has no limit of its own: it holds one read per call that was made and is not answered.
 #[derive(Debug)]
 pub(super) struct Offload {
     jobs: Mutex<Option<Sender<Job>>>,
@@ -35,8 +37,13 @@ impl Offload {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (sender, receiver) = oneshot::async_channel();
-        let job: Job = Box::new(move || drop(sender.send(work())));
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            // The thread outlives a panic; the caller learns of it by the channel's end.
+            if let Ok(result) = catch_unwind(AssertUnwindSafe(work)) {
+                drop(sender.send(result));
+            }
+        });
         let is_queued = match &*self.jobs.lock() {
             Some(jobs) => jobs.send(job).is_ok(),
             None => false,
@@ -44,7 +51,7 @@ impl Offload {
         if !is_queued {
             return Err(Error::closed());
         }
-        receiver.await.unwrap_or_else(|_| Err(Error::closed()))
+        receiver.await.unwrap_or_else(|_| Err(no_result()))
     }
 
     /// Ends the thread once it has run what is queued.
@@ -58,17 +65,19 @@ pub(super) async fn in_new_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let (sender, receiver) = oneshot::async_channel();
+    let (sender, receiver) = oneshot::channel();
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || drop(sender.send(work())))
         .map_err(no_thread)?;
-    receiver.await.unwrap_or_else(|_| {
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            "the thread that did the work ended without a result",
-        ))
-    })
+    receiver.await.unwrap_or_else(|_| Err(no_result()))
+}
+
+fn no_result() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the thread that did the work panicked and has no result",
+    )
 }
 
 /// The error for a thread that the system wouldn't start.

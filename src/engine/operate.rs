@@ -142,7 +142,8 @@ impl Engine {
         self.core.sweeper.sweep().await
     }
 
-    /// The engine's figures. Doesn't wait for the disk; still answers after `close`.
+    /// The engine's figures. Asks the file system for the sizes of the segments' files, and waits for
+    /// nothing else; still answers after `close`.
     pub fn stats(&self) -> Stats {
         self.core.stats()
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 
 use super::{CompleteError, Engine};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::outcome::{Conflict, InFlight, Outcome};
@@ -14,7 +14,8 @@ impl Engine {
     /// Runs `handler` if the key is granted and keeps its reply, or gives the reply that is kept.
     ///
     /// An `Err` of the handler releases the key, so it should mean that nothing was done. A panic
-    /// abandons it. Waits for the disk, before and after the handler.
+    /// abandons it. Waits for the disk, before and after the handler. A reply over the limit is given
+    /// to this caller and kept as [`Reply::not_retained`], so that no retry runs the handler again.
     ///
     /// # Errors
     ///
@@ -47,10 +48,17 @@ impl Engine {
             other => return settled(other),
         };
         match handler() {
-            Ok(reply) => match guard.complete(reply.clone()) {
-                Ok(()) => Ok(reply),
-                Err(error) => Err(RunError::Complete(error)),
-            },
+            Ok(reply) => {
+                let kept = match guard.complete(reply.clone()) {
+                    Err(error) if error.kind() == ErrorKind::ReplyTooLarge => {
+                        let note = Reply::not_retained(reply.status());
+                        error.into_parts().0.complete(note)
+                    }
+                    other => other,
+                };
+                kept.map_err(RunError::Complete)?;
+                Ok(reply)
+            }
             // If the release fails too, the lease's end frees the key; the handler's error is the news.
             Err(error) => {
                 drop(guard.release());
@@ -79,10 +87,17 @@ impl Engine {
             other => return settled(other),
         };
         match handler().await {
-            Ok(reply) => match guard.complete_async(reply.clone()).await {
-                Ok(()) => Ok(reply),
-                Err(error) => Err(RunError::Complete(error)),
-            },
+            Ok(reply) => {
+                let kept = match guard.complete_async(reply.clone()).await {
+                    Err(error) if error.kind() == ErrorKind::ReplyTooLarge => {
+                        let note = Reply::not_retained(reply.status());
+                        error.into_parts().0.complete_async(note).await
+                    }
+                    other => other,
+                };
+                kept.map_err(RunError::Complete)?;
+                Ok(reply)
+            }
             Err(error) => {
                 drop(guard.release_async().await);
                 Err(RunError::Handler(error))
@@ -104,7 +119,7 @@ fn settled<E>(outcome: Outcome) -> Result<Reply, RunError<E>> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<E> {
-    /// The handler failed, and the key was released.
+    /// The handler failed, and the key was released; if that failed too, its lease runs out.
     Handler(E),
     /// The key belongs to another request; the handler didn't run.
     Conflict(Conflict),
@@ -127,7 +142,7 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
                 in_flight.retry_after().as_secs()
             ),
             Self::Engine(error) => error.fmt(f),
-            Self::Complete(error) => error.fmt(f),
+            Self::Complete(error) => write!(f, "{error}: {}", error.error()),
         }
     }
 }

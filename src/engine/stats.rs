@@ -44,6 +44,8 @@ pub struct Stats {
     pub refused_overloaded: u64,
     /// Completions refused because the reply was too large.
     pub refused_oversize: u64,
+    /// Sweeps that failed. While they do, what is over keeps its disk space and counts as live.
+    pub failed_sweeps: u64,
     /// By how much the wall clock at open was ahead of the newest record, if by more than an hour. The
     /// time that has passed and a clock that was set wrong look alike; if the engine wasn't down for
     /// that long, leases and retentions have ended early.
@@ -83,7 +85,7 @@ impl Core {
     pub(super) fn stats(&self) -> Stats {
         let figures = self.store.figures();
         Stats {
-            live_keys: figures.live_keys,
+            live_keys: self.store.live_keys(),
             max_live_keys: self.limits.max_live_keys,
             in_flight: figures.in_flight,
             queued: figures.queued,
@@ -98,6 +100,7 @@ impl Core {
             refused_full: self.refused.full.load(Ordering::Relaxed),
             refused_overloaded: figures.refused_overloaded,
             refused_oversize: self.refused.oversize.load(Ordering::Relaxed),
+            failed_sweeps: figures.failed_sweeps,
             clock_step: figures.clock_step,
         }
     }
@@ -109,7 +112,7 @@ impl Core {
 
     fn room(&self) -> Result<()> {
         let most = self.limits.max_live_keys;
-        if self.store.figures().live_keys >= most {
+        if self.store.live_keys() >= most {
             return Err(full(most));
         }
         Ok(())

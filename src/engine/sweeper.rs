@@ -1,14 +1,16 @@
 //! The background thread that removes what is over.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use futures_channel::oneshot;
 use parking_lot::Mutex;
 
 use super::stats::Sweep;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 
 type Asked = oneshot::Sender<Result<Sweep>>;
@@ -30,7 +32,11 @@ impl Sweeper {
         // One ask per caller that waits is queued, and each caller waits for its answer.
         let (asks, queue) = bounded::<Asked>(64);
         let sweep = move || {
-            store.sweep().map(|swept| Sweep {
+            let swept = catch_unwind(AssertUnwindSafe(|| store.sweep()));
+            let swept = swept.unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Unavailable, "the sweep panicked"))
+            })?;
+            Ok(Sweep {
                 records: swept.records,
                 segments: swept.segments,
             })
@@ -41,8 +47,7 @@ impl Sweeper {
                 loop {
                     match queue.recv_timeout(interval) {
                         Ok(asked) => drop(asked.send(sweep())),
-                        // A sweep that fails is tried again after the next interval; what stands in
-                        // its way shows in the store's condition.
+                        // A sweep that fails is counted, and tried again after the next interval.
                         Err(RecvTimeoutError::Timeout) => drop(sweep()),
                         Err(RecvTimeoutError::Disconnected) => return,
                     }
@@ -56,12 +61,12 @@ impl Sweeper {
 
     /// Sweeps now; ends when the sweep has.
     pub(super) async fn sweep(&self) -> Result<Sweep> {
-        let (sender, receiver) = oneshot::async_channel();
+        let (sender, receiver) = oneshot::channel();
         let asks = self.asks.lock().clone();
         match asks.map(|asks| asks.try_send(sender)) {
             None => Err(Error::closed()),
             Some(Err(_)) => Err(Error::new(
-                crate::error::ErrorKind::Overloaded,
+                ErrorKind::Overloaded,
                 "64 sweeps are waiting already; one is enough",
             )),
             Some(Ok(())) => receiver.await.unwrap_or_else(|_| Err(Error::closed())),

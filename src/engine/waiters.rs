@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use futures_channel::oneshot;
 use parking_lot::Mutex;
 
 use crate::clock::{Timer, TimerId, Timestamp};
@@ -84,7 +85,7 @@ impl Waiters {
         lease_until: Timestamp,
         deadline: Timestamp,
     ) -> Wait {
-        let (sender, receiver) = oneshot::async_channel();
+        let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         let seat = state.next_seat;
         state.next_seat += 1;
@@ -131,7 +132,7 @@ impl Waiters {
             drop(state);
             self.timer.cancel(seat.timeout);
             // Not under the lock: waking runs the code of an executor.
-            drop(seat.sender.send(Wake::Turn));
+            let _ = seat.sender.send(Wake::Turn);
             if self.state.lock().turns.remove(&number) {
                 return;
             }
@@ -175,7 +176,7 @@ impl Waiters {
         }
         for seat in line.seats.into_values() {
             self.timer.cancel(seat.timeout);
-            drop(seat.sender.send(Wake::Look));
+            let _ = seat.sender.send(Wake::Look);
         }
     }
 
@@ -187,7 +188,7 @@ impl Waiters {
         if let Some(seat) = line.seats.remove(&seat) {
             self.leave(&mut state, &digest);
             drop(state);
-            drop(seat.sender.send(Wake::TimedOut));
+            let _ = seat.sender.send(Wake::TimedOut);
         }
     }
 
@@ -221,15 +222,20 @@ impl Waiters {
             .lines
             .get(digest)
             .is_some_and(|line| line.seats.is_empty());
-        if is_empty && let Some(line) = state.lines.remove(digest) {
-            if let Some(id) = line.lease_end {
-                self.timer.cancel(id);
-            }
+        if is_empty
+            && let Some(line) = state.lines.remove(digest)
+            && let Some(id) = line.lease_end
+        {
+            self.timer.cancel(id);
         }
     }
 }
 
 impl Observer for Waiters {
+    fn stopped(&self) {
+        self.close();
+    }
+
     fn changed(&self, digest: &Digest, now: Observed) {
         // A waiter counts itself before it looks at the key again; this thread published the change
         // before it reads the count. One of the two sees the other.
@@ -253,7 +259,7 @@ pub(super) struct Wait {
     waiters: Arc<Waiters>,
     digest: Digest,
     seat: u64,
-    receiver: oneshot::AsyncReceiver<Wake>,
+    receiver: oneshot::Receiver<Wake>,
     is_over: bool,
 }
 

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Weak;
 use std::task::{Context, Poll};
 
+use futures_channel::oneshot;
+
 use super::{Request, Store};
 use crate::decision::{Command, Verdict};
 use crate::error::Result;
@@ -20,7 +22,7 @@ pub(crate) struct Answer {
 
 /// The caller's end: a future that also ends when the store is gone, with `None`.
 pub(crate) struct Pending {
-    receiver: oneshot::AsyncReceiver<Delivery>,
+    receiver: oneshot::Receiver<Delivery>,
 }
 
 /// Where a grant goes back to if nobody takes it.
@@ -40,7 +42,7 @@ struct Delivery {
 impl Answer {
     /// Both ends, for a request to `store`.
     pub(crate) fn new(store: Weak<dyn Store>, request: &Request) -> (Self, Pending) {
-        let (sender, receiver) = oneshot::async_channel();
+        let (sender, receiver) = oneshot::channel();
         let home = matches!(request.command, Command::Begin { .. }).then(|| Home {
             store,
             key: request.key.clone(),

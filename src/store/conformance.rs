@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::embedded::{self, Embedded};
 use super::memory::Memory;
 use super::{Answer, Glance, Observed, Observer, Request, Rules, Store};
-use crate::clock::{Clock, ManualClock, Timeline, Timer, Timestamp};
+use crate::clock::{ManualClock, Timeline, Timer, Timestamp};
 use crate::decision::{Command, Grant, Holder, Verdict};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
@@ -34,6 +34,8 @@ struct Nobody;
 
 impl Observer for Nobody {
     fn changed(&self, _digest: &crate::secret::Digest, _now: Observed) {}
+
+    fn stopped(&self) {}
 }
 
 fn rules(on_abandon: OnAbandon, max_live_keys: u64) -> Rules {
@@ -41,6 +43,7 @@ fn rules(on_abandon: OnAbandon, max_live_keys: u64) -> Rules {
         on_abandon,
         max_live_keys,
         retention: RETENTION,
+        keeps_keys: true,
     }
 }
 
@@ -66,7 +69,7 @@ fn embedded(on_abandon: OnAbandon, max_live_keys: u64, segment_entries: u64) -> 
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::new();
     let settings = embedded::Settings {
-        wall: clock.wall(),
+        clock: Arc::new(clock.clone()),
         on_abandon,
         sweep_interval: Duration::from_secs(60),
         queue_depth: 16,
@@ -77,15 +80,12 @@ fn embedded(on_abandon: OnAbandon, max_live_keys: u64, segment_entries: u64) -> 
         segment_entries,
         segment_bytes: 1 << 20,
         pepper: None,
-        keeps_keys: true,
         is_restored: false,
     };
     let recovered = embedded::recover(&folder.path().join("store"), &settings).unwrap();
-    let timeline = Timeline::new(Arc::new(clock.clone()), recovered.highest_time());
-    let (timer, _) = Timer::start(timeline.clone()).unwrap();
+    let (timer, _) = Timer::start(recovered.timeline().clone()).unwrap();
     let store = Embedded::start(
         recovered,
-        timeline,
         timer.clone(),
         rules(on_abandon, max_live_keys),
         Arc::new(Nobody),

@@ -53,7 +53,8 @@ impl Memory {
         let context = Context {
             now: self.timeline.now(),
             next_token: state.last_token + 1,
-            is_full: state.records.len() as u64 >= self.rules.max_live_keys,
+            // A key that counts already, because its old record is still to be swept, adds nothing.
+            is_full: record.is_none() && state.records.len() as u64 >= self.rules.max_live_keys,
             on_abandon: self.rules.on_abandon,
         };
         decision::decide(record, command, &context)
@@ -67,15 +68,22 @@ impl Memory {
             if let Verdict::Proceed(grant) = &decision.verdict {
                 state.last_token = grant.token;
             }
-            let observed = put(&mut state, request.digest, request.key, change);
-            // Told under the lock, so that observers see the changes of a key in their order.
+            let key = self.rules.keeps_keys.then_some(request.key);
+            let observed = put(&mut state, request.digest, key, change);
+            if matches!(observed, Observed::InFlight { .. }) {
+                // In the order of the grants and renewals, so that the newest lease counts.
+                self.observer.changed(&request.digest, observed);
+                return Ok(decision.verdict);
+            }
+            // Waking runs an executor's code, which may come back here.
+            drop(state);
             self.observer.changed(&request.digest, observed);
         }
         Ok(decision.verdict)
     }
 }
 
-fn put(state: &mut State, digest: Digest, key: Key, change: Change) -> Observed {
+fn put(state: &mut State, digest: Digest, key: Option<Key>, change: Change) -> Observed {
     match change {
         Change::Remove => {
             state.records.remove(&digest);
@@ -85,7 +93,7 @@ fn put(state: &mut State, digest: Digest, key: Key, change: Change) -> Observed 
             let observed = Observed::of(Some(&record));
             let stored = Stored {
                 digest,
-                key: Some(key),
+                key,
                 record,
             };
             state.records.insert(digest, Arc::new(stored));
@@ -147,10 +155,13 @@ impl Store for Memory {
         })
     }
 
+    fn live_keys(&self) -> u64 {
+        self.state.lock().records.len() as u64
+    }
+
     fn figures(&self) -> Figures {
         let in_flight = self.in_flight().len() as u64;
         Figures {
-            live_keys: self.state.lock().records.len() as u64,
             in_flight,
             ..Figures::default()
         }
@@ -165,8 +176,10 @@ impl Store for Memory {
 
     fn close(&self) -> Result<()> {
         // Under the lock, so that no change follows the close.
-        let _state = self.state.lock();
+        let state = self.state.lock();
         self.is_closed.store(true, Ordering::Release);
+        drop(state);
+        self.observer.stopped();
         Ok(())
     }
 }

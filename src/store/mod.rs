@@ -46,7 +46,10 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// Removes what is over.
     fn sweep(&self) -> Result<Swept>;
 
-    /// What the store holds and has done.
+    /// How many keys have a record; never too low.
+    fn live_keys(&self) -> u64;
+
+    /// What the store holds and has done. May ask the file system.
     fn figures(&self) -> Figures;
 
     /// `Ok` while grants are possible, else why they aren't.
@@ -88,6 +91,9 @@ impl Glance {
 /// Is told what became of a key, after it was made durable and before anybody is answered.
 pub(crate) trait Observer: Send + Sync + fmt::Debug + 'static {
     fn changed(&self, digest: &Digest, now: Observed);
+
+    /// The store has failed or was closed: nothing changes any more.
+    fn stopped(&self);
 }
 
 /// What became of a key.
@@ -116,6 +122,8 @@ pub(crate) struct Rules {
     pub(crate) on_abandon: OnAbandon,
     pub(crate) max_live_keys: u64,
     pub(crate) retention: Duration,
+    /// Whether the text of scopes and keys is kept.
+    pub(crate) keeps_keys: bool,
 }
 
 /// What one sweep did.
@@ -128,7 +136,6 @@ pub(crate) struct Swept {
 /// What a store holds and has done since it was opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
-    pub(crate) live_keys: u64,
     pub(crate) in_flight: u64,
     pub(crate) queued: u64,
     pub(crate) segments: u64,
@@ -137,6 +144,7 @@ pub(crate) struct Figures {
     pub(crate) commits: u64,
     pub(crate) entries_written: u64,
     pub(crate) refused_overloaded: u64,
+    pub(crate) failed_sweeps: u64,
     pub(crate) clock_step: Option<Duration>,
 }
 

@@ -1,1 +1,19 @@
+//! The engine from outside: real folders, real threads, real processes.
 
+// A test fails by panicking; in helpers outside of `#[test]` functions, too.
+#![allow(clippy::unwrap_used)]
+// The durations here are constants.
+#![allow(clippy::unchecked_time_subtraction)]
+
+mod api;
+mod async_forms;
+mod bad_input;
+mod crash;
+mod layering;
+mod limits;
+mod model;
+mod race;
+mod reopen;
+mod support;
+mod time;
+mod waiting;

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
-use super::lanes::Lanes;
 use crate::error::{Error, Result};
 use crate::store::unavailable;
 
@@ -43,16 +42,9 @@ impl Condition {
             .state
             .compare_exchange(OPEN, FAILED, Ordering::AcqRel, Ordering::Acquire);
     }
-}
 
-/// Runs when the writer's thread ends, also by a panic: from then on nobody must wait for it.
-pub(super) struct WriterEnd<'a>(pub(super) &'a Condition, pub(super) &'a Lanes);
-
-impl Drop for WriterEnd<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.fail("the writer's thread panicked");
-        }
-        self.1.clear();
+    /// Whether it ever failed, closed since or not.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.reason.lock().is_empty()
     }
 }

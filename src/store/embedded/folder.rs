@@ -30,6 +30,9 @@ impl Folder {
     /// Makes the folder if there is none, and locks it. Nothing in it is read before it is locked, and
     /// a folder of somebody else's is left as it is.
     pub(super) fn open(path: &Path, lock_wait: Duration) -> Result<Self> {
+        // Absolute, so that the engine stays where it is when the process changes its folder.
+        let path = &std::path::absolute(path)
+            .map_err(|error| io_error("the path of the engine's folder is not valid", error))?;
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => check_ours(path)?,
             Ok(_) => {
@@ -148,18 +151,24 @@ impl Folder {
         self.rename(&unfinished, &self.path.join(SECRET))
     }
 
-    /// What changes when the folder is copied, and stays when it is moved: the lock file's inode.
+    /// What changes when the folder is copied, and stays when it is moved: the lock file's inode and,
+    /// where the file system knows it, the moment when the file was made.
     #[cfg(unix)]
-    pub(super) fn identity(&self) -> Result<u64> {
+    pub(super) fn identity(&self) -> Result<(u64, u64)> {
         use std::os::unix::fs::MetadataExt;
-        fs::metadata(self.path.join(LOCK))
-            .map(|metadata| metadata.ino())
-            .map_err(|error| io_error("the folder's lock file can't be looked at", error))
+        let metadata = fs::metadata(self.path.join(LOCK))
+            .map_err(|error| io_error("the folder's lock file can't be looked at", error))?;
+        let born = metadata
+            .created()
+            .ok()
+            .and_then(|time| time.duration_since(std::time::SystemTime::UNIX_EPOCH).ok())
+            .and_then(|age| u64::try_from(age.as_nanos()).ok());
+        Ok((metadata.ino(), born.unwrap_or(0)))
     }
 
     #[cfg(not(unix))]
-    pub(super) fn identity(&self) -> Result<u64> {
-        Ok(0)
+    pub(super) fn identity(&self) -> Result<(u64, u64)> {
+        Ok((0, 0))
     }
 }
 
@@ -185,16 +194,23 @@ fn make(path: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(path)
-        .map_err(|error| io_error("the engine's folder can't be created", error))?;
+    match builder.create(path) {
+        // Another process was faster; the lock decides between the two.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => check_ours(path)?,
+        other => other.map_err(|error| io_error("the engine's folder can't be created", error))?,
+    }
     sync_folder(parent)
 }
 
 /// Refuses a folder that holds something, and nothing of an engine's.
 fn check_ours(path: &Path) -> Result<()> {
     let names = names(path)?;
-    if names.is_empty() || names.iter().any(|name| name == LOCK || name == MANIFEST) {
+    let is_ours = |name: &String| {
+        let finished = name.strip_suffix(UNFINISHED).unwrap_or(name);
+        [LOCK, SECRET, MANIFEST].contains(&finished) || segment_id(name).is_some()
+    };
+    // Without a manifest, everything has to be what a beginning that crashed leaves, or damage.
+    if names.iter().any(|name| name == MANIFEST) || names.iter().all(is_ours) {
         return Ok(());
     }
     Err(Error::new(

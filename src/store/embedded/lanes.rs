@@ -37,14 +37,14 @@ pub(super) struct Carried {
 }
 
 /// Says when a job of upkeep is durable.
-pub(super) type Done = oneshot::Sender<Result<()>>;
+pub(super) type Done = Sender<Result<()>>;
 
 /// The senders' side.
 ///
 /// Begins go through a bounded channel. Those that find it full are parked, in order, until there is
 /// room or their time is up; a parked begin costs its caller's memory, and no thread. Completions,
-/// releases and the like go through a channel of their own, which holds at most one command for each
-/// live guard and one for each caller that waits.
+/// releases and the like go through a channel of their own without a limit: it holds one command per
+/// call that was made and is not answered.
 pub(super) struct Lanes {
     this: Weak<Self>,
     begins: Sender<Ask>,

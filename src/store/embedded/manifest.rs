@@ -23,8 +23,9 @@ const FORMAT_ROW: &str = "format";
 const STATE_ROW: &str = "state";
 const FORMAT: u32 = 1;
 const CACHE_BYTES: usize = 256 << 10;
-/// How far the epoch is shifted to be the first sequence of its entries.
-const EPOCH_SHIFT: u32 = 46;
+/// An epoch begins at a multiple of two to this power: about a million sequences for each millisecond
+/// since 1970, which no store ever catches up with.
+const EPOCH_BITS: u32 = 20;
 
 /// The manifest's file, and what it says.
 pub(super) struct Manifest {
@@ -41,14 +42,17 @@ pub(super) struct ManifestState {
     pub(super) secret_check: [u8; 32],
     pub(super) is_peppered: bool,
     /// The [identity](Folder::identity) of the folder that the current epoch began in.
-    pub(super) folder_identity: u64,
-    pub(super) epoch: u16,
+    pub(super) folder_identity: (u64, u64),
+    /// How often the folder was copied or restored.
+    pub(super) epoch: u32,
     /// No entry that was ever written has a higher sequence, except in segments that are listed.
     pub(super) last_sequence: u64,
     /// The engine's time when the manifest was last written, in milliseconds since 1970.
     pub(super) time_mark_ms: u64,
     /// From the oldest to the active one, which is the last.
     pub(super) segments: Vec<SegmentRow>,
+    /// What the active segment held when the store was closed; `None` while it is open.
+    pub(super) closed_with: Option<SegmentContent>,
 }
 
 /// One listed segment.
@@ -65,24 +69,42 @@ pub(super) struct SegmentRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RolledRow {
     pub(super) rolled_at_ms: u64,
-    pub(super) last_sequence: u64,
+    pub(super) holds: SegmentContent,
+}
+
+/// By what a segment that lost something is told from a whole one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SegmentContent {
     pub(super) entries: u64,
+    pub(super) last_sequence: u64,
 }
 
 impl ManifestState {
-    /// The sequence that the next entry gets if the segments hold nothing newer.
-    pub(super) fn next_sequence(&self) -> u64 {
-        (self.last_sequence + 1).max(u64::from(self.epoch) << EPOCH_SHIFT)
+    /// Begins a new epoch: sequences go on far above all that were ever handed out, here or in another
+    /// copy of the folder. The clock sees to it that two copies, or two restores of one backup, don't
+    /// begin at the same number.
+    pub(super) fn begin_epoch(&mut self, identity: (u64, u64), wall: Timestamp, last: u64) {
+        const LATEST_MS: u64 = 1 << 41;
+        let by_count = (last >> EPOCH_BITS) + 2;
+        let by_clock = wall.0.min(LATEST_MS);
+        self.last_sequence = by_count.max(by_clock) << EPOCH_BITS;
+        self.epoch = self.epoch.saturating_add(1);
+        self.folder_identity = identity;
+    }
+
+    /// Whether a sequence may follow none or a much lower one: it is the first of an epoch.
+    pub(super) fn may_begin_epoch(sequence: u64) -> bool {
+        sequence % (1 << EPOCH_BITS) == 1
     }
 }
 
 impl Manifest {
     /// Makes the manifest of a new store. It gets its name once it is whole and synced.
-    pub(super) fn create(folder: &Folder, state: ManifestState) -> Result<Self> {
+    pub(super) fn create(folder: &Folder, state: &ManifestState) -> Result<Self> {
         let unfinished = folder.unfinished_manifest();
         Folder::remove_file(&unfinished)?;
         let file = Folder::create_file(&unfinished)?;
-        let state_bytes = codec::encode_sealed(&state)?;
+        let state_bytes = codec::encode_sealed(state)?;
         redb_call("the manifest", || {
             let database = Database::builder()
                 .set_cache_size(CACHE_BYTES)
@@ -128,7 +150,10 @@ impl Manifest {
         change(&mut state);
         let bytes = codec::encode_sealed(&state)?;
         redb_call("the manifest", || {
-            let transaction = self.file.begin_write()?;
+            let mut transaction = self.file.begin_write()?;
+            // Two syncs: a damaged last commit is then an error, where redb would otherwise go back to
+            // the one before it without a word.
+            transaction.set_two_phase_commit(true);
             transaction
                 .open_table(TABLE)?
                 .insert(STATE_ROW, &bytes[..])?;

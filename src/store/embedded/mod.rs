@@ -16,22 +16,23 @@ mod upkeep;
 mod view;
 mod writer;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::condition::{Condition, WriterEnd};
+use self::condition::Condition;
 use self::folder::Folder;
 use self::lanes::{Job, Lanes};
 use self::manifest::Manifest;
 use self::segment::Segment;
-use self::view::{Found, View};
+use self::view::{Found, SegmentSet, View};
 use self::writer::Writer;
 use super::{Answer, Figures, Glance, Observer, Request, Rules, Store, Swept};
-use crate::clock::{Timeline, Timer, Timestamp};
+use crate::clock::{Clock, Timeline, Timer, Timestamp};
 use crate::decision::{self, Command, Context};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::OnAbandon;
@@ -43,8 +44,7 @@ pub(crate) use recovery::{Recovered, recover};
 /// What the builder was told about the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The wall clock's reading at open.
-    pub(crate) wall: SystemTime,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) on_abandon: OnAbandon,
     pub(crate) sweep_interval: Duration,
     pub(crate) queue_depth: usize,
@@ -55,7 +55,6 @@ pub(crate) struct Settings {
     pub(crate) segment_entries: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) pepper: Option<Pepper>,
-    pub(crate) keeps_keys: bool,
     pub(crate) is_restored: bool,
 }
 
@@ -79,7 +78,6 @@ struct Shared {
     /// `None` once the store is closed.
     manifest: Mutex<Option<Manifest>>,
     folder: Folder,
-    keeps_keys: bool,
     segment_entries: u64,
     segment_bytes: u64,
     segment_cache_bytes: usize,
@@ -88,18 +86,18 @@ struct Shared {
     clock_step: Option<Duration>,
     commits: AtomicU64,
     entries_written: AtomicU64,
+    failed_sweeps: AtomicU64,
 }
 
 impl Embedded {
     /// Starts the writer of a recovered store.
     pub(crate) fn start(
         recovered: Recovered,
-        timeline: Timeline,
         timer: Timer,
         rules: Rules,
         observer: Arc<dyn Observer>,
     ) -> Result<Self> {
-        let settings = recovered.settings;
+        let (settings, timeline) = (recovered.settings, recovered.timeline);
         let (lanes, exits) = Lanes::new(
             settings.queue_depth,
             settings.queue_wait,
@@ -120,7 +118,6 @@ impl Embedded {
             condition: Condition::default(),
             manifest: Mutex::new(Some(recovered.manifest)),
             folder: recovered.folder,
-            keeps_keys: settings.keeps_keys,
             segment_entries: settings.segment_entries,
             segment_bytes: settings.segment_bytes,
             segment_cache_bytes: settings.segment_cache_bytes(),
@@ -128,6 +125,7 @@ impl Embedded {
             clock_step: recovered.clock_step,
             commits: AtomicU64::new(0),
             entries_written: AtomicU64::new(0),
+            failed_sweeps: AtomicU64::new(0),
         });
         let writer = Writer::new(
             Arc::clone(&shared),
@@ -139,10 +137,7 @@ impl Embedded {
             .name("onceward-writer".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || {
-                    let _end = WriterEnd(&shared.condition, &shared.lanes);
-                    writer.run();
-                }
+                move || shared.work(writer)
             })
             .map_err(|error| {
                 Error::with_source(ErrorKind::Io, "the writer's thread can't be started", error)
@@ -155,9 +150,28 @@ impl Embedded {
 }
 
 impl Shared {
+    /// The writer's thread, from start to end.
+    fn work(&self, mut writer: Writer) {
+        let result = catch_unwind(AssertUnwindSafe(|| writer.run()));
+        if result.is_err() {
+            self.condition.fail("the writer's thread panicked");
+        }
+        // From here on nobody must wait for an answer: what is queued goes with the writer.
+        drop(writer);
+        self.lanes.clear();
+        if self.condition.check().is_err() {
+            self.observer.stopped();
+        }
+    }
+
     /// Decides against a published state; nothing is changed.
     fn decide(&self, record: Option<&Record>, command: &Command) -> Glance {
-        let is_full = record.is_none() && self.view.live_keys() >= self.rules.max_live_keys;
+        self.decide_new(record, record.is_some(), command)
+    }
+
+    /// The same for a key that may count as live though its record is over.
+    fn decide_new(&self, record: Option<&Record>, counts: bool, command: &Command) -> Glance {
+        let is_full = !counts && self.view.live_keys() >= self.rules.max_live_keys;
         let context = Context {
             now: self.timeline.now(),
             // A grant is only ever made by the writer, with a token of its own.
@@ -173,14 +187,28 @@ impl Shared {
         work(manifest.as_mut().ok_or_else(Error::closed)?)
     }
 
-    /// Closes every file, once the writer is gone, and lets go of the folder.
-    fn close_files(&self) -> Result<()> {
-        let mut manifest = self.manifest.lock();
-        let Some(manifest) = manifest.take() else {
+    /// Notes what the active segment holds, so that the next open can tell if it is all there.
+    fn note_clean_close(&self, manifest: &mut Manifest, set: &SegmentSet) -> Result<()> {
+        let (Some(active), false) = (set.active(), self.condition.has_failed()) else {
             return Ok(());
         };
-        let mut result = Ok(());
+        let holds = active.content();
+        let now = self.timeline.now();
+        manifest.update(|state| {
+            state.time_mark_ms = state.time_mark_ms.max(now.0);
+            state.closed_with = Some(holds);
+        })
+    }
+
+    /// Closes every file, once the writer is gone, and lets go of the folder.
+    fn close_files(&self) -> Result<()> {
+        // Not held while the files are closed: the sweeper may be waiting for it.
+        let taken = self.manifest.lock().take();
+        let Some(mut manifest) = taken else {
+            return Ok(());
+        };
         let set = self.view.set_segments(Vec::new());
+        let mut result = self.note_clean_close(&mut manifest, &set);
         for segment in into_segments(set) {
             result = result.and(segment.close());
         }
@@ -191,7 +219,7 @@ impl Shared {
 }
 
 /// The segments themselves, once no reader is in them any more: a read takes microseconds.
-fn into_segments(mut set: Arc<view::SegmentSet>) -> Vec<Segment> {
+fn into_segments(mut set: Arc<SegmentSet>) -> Vec<Segment> {
     let set = loop {
         match Arc::try_unwrap(set) {
             Ok(set) => break set,
@@ -224,16 +252,17 @@ impl Store for Embedded {
             return Ok(shared.decide(Some(&stored.record), command));
         }
         Ok(match shared.view.find(digest)? {
-            Found::Nothing | Found::Over { .. } => shared.decide(None, command),
+            Found::Nothing => shared.decide(None, command),
+            Found::Over { .. } => shared.decide_new(None, true, command),
             Found::InFlight(attempt) => shared.decide(Some(&attempt.stored.record), command),
             Found::Completed { .. } => Glance::Read,
         })
     }
 
     fn read(&self, digest: &Digest, command: &Command) -> Result<Glance> {
-        let shared = &*self.shared;
         let stored = self.load_any(digest)?;
-        Ok(shared.decide(stored.as_ref().map(|stored| &stored.record), command))
+        let record = stored.as_ref().map(|stored| &stored.record);
+        Ok(self.shared.decide(record, command))
     }
 
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {
@@ -250,8 +279,11 @@ impl Store for Embedded {
 
     fn submit(&self, request: Request, answer: Answer) {
         match self.shared.condition.check() {
-            Ok(()) => self.shared.lanes.ask(request, answer),
-            Err(error) => answer.send(Err(error)),
+            // A grant that reached nobody is given back while the writer finishes its queue, too.
+            Err(error) if !matches!(request.command, Command::Release { .. }) => {
+                answer.send(Err(error));
+            }
+            _ => self.shared.lanes.ask(request, answer),
         }
     }
 
@@ -260,7 +292,13 @@ impl Store for Embedded {
     }
 
     fn sweep(&self) -> Result<Swept> {
-        self.shared.sweep()
+        self.shared.sweep().inspect_err(|_| {
+            self.shared.failed_sweeps.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn live_keys(&self) -> u64 {
+        self.shared.view.live_keys()
     }
 
     fn figures(&self) -> Figures {
@@ -271,7 +309,6 @@ impl Store for Embedded {
             std::fs::metadata(path).map_or(0, |metadata| metadata.len())
         });
         Figures {
-            live_keys: shared.view.live_keys(),
             in_flight: shared.view.in_flight(),
             queued: shared.lanes.queued(),
             segments: set.segments.len() as u64,
@@ -280,6 +317,7 @@ impl Store for Embedded {
             commits: shared.commits.load(Ordering::Relaxed),
             entries_written: shared.entries_written.load(Ordering::Relaxed),
             refused_overloaded: shared.lanes.refused(),
+            failed_sweeps: shared.failed_sweeps.load(Ordering::Relaxed),
             clock_step: shared.clock_step,
         }
     }
@@ -289,9 +327,11 @@ impl Store for Embedded {
     }
 
     fn close(&self) -> Result<()> {
+        // Held to the end, so that a second close returns no earlier than the first.
+        let mut writer = self.writer.lock();
         self.shared.condition.close();
         self.shared.lanes.job(Job::Stop);
-        if let Some(thread) = self.writer.lock().take() {
+        if let Some(thread) = writer.take() {
             // A writer that panicked has marked the store as failed.
             drop(thread.join());
         }
@@ -313,9 +353,4 @@ impl Embedded {
             },
         })
     }
-}
-
-/// Waits for an answer of the writer's; `None` if it is gone.
-fn blocking_recv<T>(receiver: oneshot::Receiver<T>) -> Option<T> {
-    receiver.recv().ok()
 }

@@ -13,7 +13,7 @@ use super::index::{Slot, SlotKind};
 use super::manifest::{Manifest, ManifestState, SegmentRow};
 use super::segment::{Segment, SegmentHeader};
 use super::view::{Attempt, View};
-use crate::clock::Timestamp;
+use crate::clock::{Timeline, Timestamp};
 use crate::codec::EntryState;
 use crate::decision;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +31,7 @@ const LEAST_CACHE_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(super) settings: Settings,
+    pub(super) timeline: Timeline,
     pub(super) folder: Folder,
     pub(super) manifest: Manifest,
     pub(super) secret: Secret,
@@ -38,13 +39,12 @@ pub(crate) struct Recovered {
     pub(super) active: Arc<Segment>,
     pub(super) next_sequence: u64,
     pub(super) clock_step: Option<Duration>,
-    highest_time: Timestamp,
 }
 
 impl Recovered {
-    /// The engine's time must not begin below this.
-    pub(crate) fn highest_time(&self) -> Timestamp {
-        self.highest_time
+    /// The engine's time, which begins no lower than the highest time on record.
+    pub(crate) fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 }
 
@@ -58,26 +58,23 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     } else {
         new_store(&folder, settings)?
     };
-    begin_epoch(&folder, &mut manifest, settings)?;
-    remove_orphans(&folder, manifest.state())?;
+    let state = manifest.state();
+    remove_orphans(&folder, state, settings)?;
 
-    let wall = Timestamp::of(settings.wall);
     let mut scan = Scan::default();
     let mut segments = Vec::new();
-    for row in &manifest.state().segments {
-        segments.push(Arc::new(scan.open(
-            &folder,
-            manifest.state(),
-            row,
-            settings,
-        )?));
+    for row in &state.segments {
+        segments.push(Arc::new(scan.open(&folder, state, row, settings)?));
     }
-    let highest_time = scan
-        .highest_time
-        .max(Timestamp(manifest.state().time_mark_ms));
-    let next_sequence = manifest.state().next_sequence().max(scan.last_sequence + 1);
+    let highest_time = scan.highest_time.max(Timestamp(state.time_mark_ms));
+    let step = Timestamp::of(settings.clock.wall()).since(highest_time);
+    let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
+    let timeline = Timeline::new(Arc::clone(&settings.clock), highest_time);
+
+    mark_open(&folder, &mut manifest, scan.last_sequence, settings)?;
+    let next_sequence = manifest.state().last_sequence.max(scan.last_sequence) + 1;
     if segments.is_empty() {
-        let opened_at = wall.max(highest_time);
+        let opened_at = timeline.now();
         segments.push(first_segment(
             &folder,
             &mut manifest,
@@ -88,12 +85,10 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     }
     let active = Arc::clone(segments.last().expect("there is at least the first one"));
     let view = View::new(segments, ReplayCache::new(settings.replay_cache_bytes));
-    scan.publish(&view, wall.max(highest_time), settings);
-
-    let step = wall.since(highest_time);
-    let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
+    scan.publish(&view, timeline.now(), settings);
     Ok(Recovered {
         settings: settings.clone(),
+        timeline,
         folder,
         manifest,
         secret,
@@ -101,7 +96,6 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
         active,
         next_sequence,
         clock_step,
-        highest_time,
     })
 }
 
@@ -121,13 +115,12 @@ fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)>
     }
     let no_random =
         |error| Error::with_source(ErrorKind::Io, "the system gives no random bytes", error);
-    let secret = match &settings.pepper {
-        Some(pepper) => Secret::derive(pepper.as_bytes()),
-        None => {
-            let material = Secret::random_material().map_err(no_random)?;
-            folder.keep_secret(&material)?;
-            Secret::derive(&material)
-        }
+    let secret = if let Some(pepper) = &settings.pepper {
+        Secret::derive(pepper.as_bytes())
+    } else {
+        let material = Secret::random_material().map_err(no_random)?;
+        folder.keep_secret(&material)?;
+        Secret::derive(&material)
     };
     let random = Secret::random_material().map_err(no_random)?;
     let store_id = *random.first_chunk().expect("32 bytes hold 16");
@@ -140,8 +133,9 @@ fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)>
         last_sequence: 0,
         time_mark_ms: 0,
         segments: Vec::new(),
+        closed_with: None,
     };
-    Ok((Manifest::create(folder, state)?, secret))
+    Ok((Manifest::create(folder, &state)?, secret))
 }
 
 /// The secret that the store was made with, or why it can't be had.
@@ -177,31 +171,61 @@ fn known_secret(folder: &Folder, state: &ManifestState, settings: &Settings) -> 
     ))
 }
 
-/// In a copy, or after a restore, tokens go on above all that the original may have handed out.
-fn begin_epoch(folder: &Folder, manifest: &mut Manifest, settings: &Settings) -> Result<()> {
+/// Notes, before anything is appended, that the store is open, and begins a new epoch in a copy or
+/// after a restore.
+fn mark_open(
+    folder: &Folder,
+    manifest: &mut Manifest,
+    last_sequence: u64,
+    settings: &Settings,
+) -> Result<()> {
     let identity = folder.identity()?;
-    if !settings.is_restored && identity == manifest.state().folder_identity {
+    let state = manifest.state();
+    let is_copy = settings.is_restored || identity != state.folder_identity;
+    if !is_copy && state.closed_with.is_none() {
         return Ok(());
     }
-    let epoch = manifest.state().epoch.checked_add(1).ok_or_else(|| {
-        Error::new(
-            ErrorKind::UnsupportedFormat,
-            "the store was restored or copied 65,535 times, which is as often as it can be",
-        )
-    })?;
+    let last = state.last_sequence.max(last_sequence);
+    let wall = Timestamp::of(settings.clock.wall());
     manifest.update(|state| {
-        state.epoch = epoch;
-        state.folder_identity = identity;
+        state.closed_with = None;
+        if is_copy {
+            state.begin_epoch(identity, wall, last);
+        }
     })
 }
 
-/// Removes segment files that the manifest doesn't list: a crash came between making or unlisting them
-/// and the next step. Nothing was ever answered from them since.
-fn remove_orphans(folder: &Folder, state: &ManifestState) -> Result<()> {
+/// Removes segment files that the manifest doesn't list: one that was taken off the list before a crash
+/// came, and one that was made and not yet listed. The latter is empty; if it isn't, the manifest is an
+/// older one than the segments, and nothing is touched.
+fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<()> {
+    let (Some(first), Some(last)) = (state.segments.first(), state.segments.last()) else {
+        return remove_unlisted(folder, 0, 1, state, settings);
+    };
+    remove_unlisted(folder, first.id, last.id + 1, state, settings)
+}
+
+fn remove_unlisted(
+    folder: &Folder,
+    first: u64,
+    next: u64,
+    state: &ManifestState,
+    settings: &Settings,
+) -> Result<()> {
     for id in folder.segment_ids()? {
-        if !state.segments.iter().any(|row| row.id == id) {
-            Folder::remove_file(&folder.segment(id))?;
+        if state.segments.iter().any(|row| row.id == id) {
+            continue;
         }
+        let path = folder.segment(id);
+        if id < first || (id == next && Segment::is_blank(&path, settings.segment_cache_bytes())?) {
+            Folder::remove_file(&path)?;
+            continue;
+        }
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "the folder has a segment that the manifest doesn't list: the manifest is older than the \
+             segments; restore the whole folder from one backup",
+        ));
     }
     Ok(())
 }
@@ -277,10 +301,13 @@ impl Scan {
             settings.segment_cache_bytes(),
         )?;
         segment.scan(|entry, bytes| {
-            if entry.sequence < row.first_sequence {
+            let expected = (segment.last_sequence() + 1).max(row.first_sequence);
+            let is_next = entry.sequence == expected
+                || (entry.sequence > expected && ManifestState::may_begin_epoch(entry.sequence));
+            if !is_next {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
-                    "a segment holds an entry from before it began; restore it from a backup",
+                    "a segment lacks an entry of its journal; restore it from a backup",
                 ));
             }
             self.last_sequence = self.last_sequence.max(entry.sequence);
@@ -310,7 +337,10 @@ impl Scan {
             segment.count(sequence, bytes, ends_at);
             Ok(())
         })?;
-        segment.check_complete()?;
+        segment.check_complete(match row.rolled {
+            Some(rolled) => Some(rolled.holds),
+            None => state.closed_with,
+        })?;
         Ok(segment)
     }
 

@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTable, TableDefinition, TransactionError,
+    ReadableTable, ReadableTableMetadata, TableDefinition, TransactionError,
 };
 use serde::{Deserialize, Serialize};
 
 use super::edge::redb_call;
 use super::folder::Folder;
 use super::index::Index;
-use super::manifest::RolledRow;
+use super::manifest::{RolledRow, SegmentContent};
 use crate::clock::Timestamp;
 use crate::codec::{self, JournalEntry};
 use crate::error::{Error, ErrorKind, Result};
@@ -122,6 +122,20 @@ impl Segment {
         Ok(segment)
     }
 
+    /// Whether a file is a segment that was made and never written to, or not even made to the end.
+    pub(super) fn is_blank(path: &Path, cache_bytes: usize) -> Result<bool> {
+        let holds_something = redb_call(WHAT, || {
+            let file = open_file(path, false, cache_bytes)?;
+            let journal = file.begin_read()?.open_table(JOURNAL)?;
+            Ok(journal.len()? > 0)
+        });
+        match holds_something {
+            Ok(holds_something) => Ok(!holds_something),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     fn new(header: SegmentHeader, opened_at: Timestamp, file: SegmentFile) -> Self {
         Self {
             header,
@@ -196,14 +210,17 @@ impl Segment {
     /// Reads one entry and checks it.
     pub(super) fn read(&self, sequence: u64) -> Result<JournalEntry> {
         let read = |journal: &Journal| {
-            let row = redb_call(WHAT, || Ok(journal.get(sequence)?))?;
-            let row = row.ok_or_else(|| {
-                Error::new(
+            // Decoded inside the call: the bytes are a view of redb's page.
+            let entry = redb_call(WHAT, || {
+                let row = journal.get(sequence)?;
+                Ok(row.map(|row| codec::decode(row.value(), sequence)))
+            })?;
+            entry.unwrap_or_else(|| {
+                Err(Error::new(
                     ErrorKind::Corrupt,
                     "a segment lacks an entry that it held; restore it from a backup",
-                )
-            })?;
-            codec::decode(row.value(), sequence)
+                ))
+            })
         };
         match self.standing.get() {
             Some(journal) => read(journal),
@@ -220,31 +237,41 @@ impl Segment {
     ) -> Result<()> {
         let journal = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
         let mut rows = redb_call(WHAT, || Ok(journal.iter()?))?;
-        while let Some((sequence, bytes)) =
-            redb_call(WHAT, || rows.next().transpose().map_err(Into::into))?
-        {
-            let bytes = bytes.value();
-            visit(codec::decode(bytes, sequence.value())?, bytes.len())?;
+        loop {
+            let row = redb_call(WHAT, || {
+                let Some((sequence, bytes)) = rows.next().transpose()? else {
+                    return Ok(None);
+                };
+                let bytes = bytes.value();
+                Ok(Some((codec::decode(bytes, sequence.value()), bytes.len())))
+            })?;
+            let Some((entry, bytes)) = row else {
+                return Ok(());
+            };
+            visit(entry?, bytes)?;
         }
-        Ok(())
     }
 
-    /// Refuses a rolled segment that doesn't hold what the manifest says.
-    pub(super) fn check_complete(&self) -> Result<()> {
-        let Some(rolled) = self.rolled.get() else {
-            return Ok(());
-        };
-        if (rolled.entries, rolled.last_sequence) == (self.entries(), self.last_sequence()) {
-            return Ok(());
+    /// Refuses a segment that doesn't hold what the manifest says.
+    pub(super) fn check_complete(&self, expected: Option<SegmentContent>) -> Result<()> {
+        match expected {
+            Some(expected) if expected != self.content() => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "a segment holds {} entries where the manifest lists {}; restore it from a backup",
+                    self.entries(),
+                    expected.entries
+                ),
+            )),
+            _ => Ok(()),
         }
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "a segment holds {} entries where the manifest lists {}; restore it from a backup",
-                self.entries(),
-                rolled.entries
-            ),
-        ))
+    }
+
+    pub(super) fn content(&self) -> SegmentContent {
+        SegmentContent {
+            entries: self.entries(),
+            last_sequence: self.last_sequence(),
+        }
     }
 
     /// Closes the file and reports what stands in the way of that.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crossbeam_channel::bounded;
+
 use super::Shared;
-use super::blocking_recv;
 use super::folder::Folder;
 use super::index::SlotKind;
 use super::lanes::{Carried, Done, Job};
@@ -14,11 +15,12 @@ use crate::clock::Timestamp;
 use crate::decision;
 use crate::error::{Error, Result};
 use crate::outcome::OnAbandon;
-use crate::record::Stored;
+use crate::record::{Record, Stored};
 use crate::store::Swept;
 
-/// How many records are carried forward in one commit.
+/// How many records, and about how many bytes, are carried forward in one commit.
 const CARRIED_AT_ONCE: usize = 256;
+const CARRIED_BYTES_AT_ONCE: usize = 1 << 20;
 
 impl Shared {
     /// Unlinks what is over. Runs in the sweeper's thread; the writer is only asked to tidy its memory
@@ -55,11 +57,16 @@ impl Shared {
     /// that are held or were renewed for long, and answers with a longer retention of their own.
     fn carry_forward(&self, set: &SegmentSet, oldest: &Segment, now: Timestamp) -> Result<()> {
         let mut wanted = Vec::new();
+        let mut bytes = 0;
         self.collect_wanted(set, oldest, now, |carried| {
+            if let Record::Completed(record) = &carried.stored.record {
+                bytes += record.reply.size_bytes();
+            }
             wanted.push(carried);
-            if wanted.len() < CARRIED_AT_ONCE {
+            if wanted.len() < CARRIED_AT_ONCE && bytes < CARRIED_BYTES_AT_ONCE {
                 return Ok(());
             }
+            bytes = 0;
             let chunk = std::mem::take(&mut wanted);
             self.ask_writer(|done| Job::Carry(chunk, done))
         })?;
@@ -95,6 +102,7 @@ impl Shared {
             if slot.kind() != SlotKind::Completed || !is_newest {
                 continue;
             }
+            self.condition.check()?;
             let entry = oldest.read(slot.sequence())?;
             let Some(stored) = entry.into_stored().map(Arc::new) else {
                 continue;
@@ -133,9 +141,9 @@ impl Shared {
     }
 
     fn ask_writer(&self, job: impl FnOnce(Done) -> Job) -> Result<()> {
-        let (done, receiver) = oneshot::channel();
+        let (done, answer) = bounded(1);
         self.lanes.job(job(done));
-        blocking_recv(receiver).unwrap_or_else(|| Err(self.gone()))
+        answer.recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
     /// Why the writer doesn't answer.

@@ -11,7 +11,7 @@ use super::manifest::{RolledRow, SegmentRow};
 use super::segment::{Segment, SegmentHeader};
 use super::view::{Found, Publication};
 use crate::clock::Timestamp;
-use crate::decision::{self, Change, Context, Verdict};
+use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Stored;
 use crate::secret::Digest;
@@ -56,7 +56,7 @@ impl Writer {
     }
 
     /// Works until it is told to stop and everything queued is done, or until the store fails.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(&mut self) {
         while let Some(first) = self.next() {
             self.batch.clear();
             self.take(first);
@@ -101,6 +101,10 @@ impl Writer {
 
     /// Decides one request against the truth, which includes what this batch decided before it.
     fn decide(&mut self, request: Request) -> Result<Verdict> {
+        if matches!(request.command, Command::Begin { .. }) {
+            // Whoever was granted a key now could never complete it.
+            self.shared.condition.check()?;
+        }
         let current = self.current(&request.digest)?;
         let now = self.shared.timeline.now();
         let added = self.batch.live_keys_added();
@@ -108,7 +112,8 @@ impl Writer {
         let context = Context {
             now,
             next_token: self.next_sequence,
-            is_full: live_keys >= self.shared.rules.max_live_keys,
+            // A key that counts already, because its old record is still to be swept, adds nothing.
+            is_full: current.live_entry.is_none() && live_keys >= self.shared.rules.max_live_keys,
             on_abandon: self.shared.rules.on_abandon,
         };
         let record = current.stored.as_ref().map(|stored| &stored.record);
@@ -118,7 +123,7 @@ impl Writer {
                 Change::Remove => None,
                 Change::Put(record) => Some(Arc::new(Stored {
                     digest: request.digest,
-                    key: self.shared.keeps_keys.then_some(request.key),
+                    key: self.shared.rules.keeps_keys.then_some(request.key),
                     record,
                 })),
             };
@@ -260,14 +265,13 @@ impl Writer {
         self.active.finish()?;
         let rolled = RolledRow {
             rolled_at_ms: now.0,
-            last_sequence: self.active.last_sequence(),
-            entries: self.active.entries(),
+            holds: self.active.content(),
         };
         let segment = Arc::new(segment);
         shared.with_manifest(|manifest| {
             manifest.update(|state| {
                 state.time_mark_ms = state.time_mark_ms.max(now.0);
-                state.last_sequence = rolled.last_sequence;
+                state.last_sequence = rolled.holds.last_sequence;
                 if let Some(row) = state.segments.last_mut() {
                     row.rolled = Some(rolled);
                 }

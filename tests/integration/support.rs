@@ -1,0 +1,84 @@
+//! What the tests share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use onceward::{Builder, Engine, Fingerprint, Guard, InFlight, Key, ManualClock, Outcome, Reply};
+
+pub(crate) const LEASE: Duration = Duration::from_secs(120);
+pub(crate) const JUST_UNDER_LEASE: Duration = Duration::from_millis(119_999);
+pub(crate) const RETENTION: Duration = Duration::from_secs(86_400);
+pub(crate) const JUST_UNDER_RETENTION: Duration = Duration::from_millis(86_399_999);
+pub(crate) const MS: Duration = Duration::from_millis(1);
+
+/// Whether the long form of the tests was asked for: `ONCEWARD_FULL=1 cargo test --release`.
+pub(crate) fn is_full_run() -> bool {
+    std::env::var_os("ONCEWARD_FULL").is_some_and(|value| value != "0")
+}
+
+/// A folder of a test's own, on a clock that the test moves.
+pub(crate) struct Bench {
+    pub(crate) clock: ManualClock,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: ManualClock::new(),
+            folder: folder(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("engine")
+    }
+
+    pub(crate) fn builder(&self) -> Builder {
+        Engine::builder().clock(self.clock.clone())
+    }
+
+    pub(crate) fn open(&self) -> Engine {
+        self.builder().open(self.path()).unwrap()
+    }
+}
+
+/// A temporary folder on the disk that the build is on; `/tmp` may be memory.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+pub(crate) fn key(text: impl AsRef<str>) -> Key {
+    Key::new("tenant", text).unwrap()
+}
+
+pub(crate) fn request() -> Fingerprint {
+    Fingerprint::of("request")
+}
+
+pub(crate) fn granted(engine: &Engine, name: &str) -> Guard {
+    match engine.begin(&key(name), &request()).unwrap() {
+        Outcome::Proceed(guard) => guard,
+        other => panic!("{name} was not granted: {other:?}"),
+    }
+}
+
+pub(crate) fn replayed(engine: &Engine, name: &str) -> Reply {
+    match engine.begin(&key(name), &request()).unwrap() {
+        Outcome::Replay(reply) => reply,
+        other => panic!("{name} was not replayed: {other:?}"),
+    }
+}
+
+pub(crate) fn in_flight(engine: &Engine, name: &str) -> InFlight {
+    match engine.begin(&key(name), &request()).unwrap() {
+        Outcome::InFlight(in_flight) => in_flight,
+        other => panic!("{name} was not in flight: {other:?}"),
+    }
+}
+
+pub(crate) fn completed(engine: &Engine, name: &str, body: &'static str) {
+    granted(engine, name)
+        .complete(Reply::new(201, body))
+        .unwrap();
+}
