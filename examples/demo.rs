@@ -230,10 +230,15 @@ fn throughput(folder: &Path, report: &mut Report) -> Result<()> {
             }
             Ok(())
         })?;
+        let per_second = cycles.into_inner() / SECONDS;
         told(&format!(
-            "{callers:>3} caller(s): {:>7} requests per second",
-            cycles.into_inner() / SECONDS
+            "{callers:>3} caller(s): {per_second:>7} requests per second"
         ));
+        if callers == 64 {
+            report
+                .facts
+                .push(("requests per second, 64 callers, on this disk", per_second));
+        }
     }
     let (key, start, mut replays) = (Key::new("load", "0")?, Instant::now(), 0_u64);
     while start.elapsed() < Duration::from_secs(1) {
@@ -243,7 +248,9 @@ fn throughput(folder: &Path, report: &mut Report) -> Result<()> {
         replays += 1_000;
     }
     told(&format!("replays on one thread: {replays} per second"));
-    report.note("throughput was measured", true);
+    report
+        .facts
+        .push(("replays per second on one thread", replays));
     engine.close()?;
     Ok(())
 }
@@ -318,6 +325,7 @@ fn told(line: &str) {
 #[derive(Default)]
 struct Report {
     rows: Vec<(&'static str, bool)>,
+    facts: Vec<(&'static str, u64)>,
 }
 
 impl Report {
@@ -330,6 +338,9 @@ impl Report {
         println!("{}", "─".repeat(66));
         for (promise, is_kept) in &self.rows {
             println!("{promise:<58} {}", if *is_kept { "kept" } else { "BROKEN" });
+        }
+        for (fact, number) in &self.facts {
+            println!("{fact:<58} {number}");
         }
         if self.rows.iter().all(|(_, is_kept)| *is_kept) {
             ExitCode::SUCCESS
