@@ -170,18 +170,23 @@ fn answers(criterion: &mut Criterion) {
     let engine = filled(&folder.path().join("hot"), KEYS, 256 << 20);
     let keys: Vec<Key> = (0..KEYS).map(key).collect();
     let mut at = 0;
-    let mut next = || {
-        at = (at + 7_919) % keys.len();
+    let mut next = |among: usize| {
+        at = (at + 7_919) % among;
         &keys[at]
     };
-    group.bench_function("replay, hot", |bencher| {
-        bencher.iter(|| match engine.begin(next(), &fingerprint) {
-            Ok(Outcome::Replay(reply)) => reply,
-            other => panic!("not replayed: {other:?}"),
+    for (name, among) in [
+        ("replay, hot (1,000 keys)", 1_000),
+        ("replay, hot (64,000 keys)", keys.len()),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| match engine.begin(next(among), &fingerprint) {
+                Ok(Outcome::Replay(reply)) => reply,
+                other => panic!("not replayed: {other:?}"),
+            });
         });
-    });
+    }
     group.bench_function("conflict", |bencher| {
-        bencher.iter(|| match engine.begin(next(), &other) {
+        bencher.iter(|| match engine.begin(next(1_000), &other) {
             Ok(Outcome::Conflict(conflict)) => conflict,
             other => panic!("no conflict: {other:?}"),
         });
@@ -198,8 +203,8 @@ fn answers(criterion: &mut Criterion) {
     engine.close().expect("a clean close");
 
     let engine = filled(&folder.path().join("cold"), KEYS, 0);
-    group.bench_function("replay, cold", |bencher| {
-        bencher.iter(|| match engine.begin(next(), &fingerprint) {
+    group.bench_function("replay, cold (64,000 keys)", |bencher| {
+        bencher.iter(|| match engine.begin(next(keys.len()), &fingerprint) {
             Ok(Outcome::Replay(reply)) => reply,
             other => panic!("not replayed: {other:?}"),
         });

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Barrier;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use onceward::{Engine, Fingerprint, Key, Outcome, Reply};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The lease of the killed processes' attempts; 2 minutes would be a long demo.
-const SHORT_LEASE: Duration = Duration::from_secs(2);
+const SHORT_LEASE: Duration = Duration::from_secs(5);
 const CALLERS: u64 = 1_000;
 
 fn main() -> ExitCode {
@@ -62,11 +62,13 @@ fn one_key_many_callers(engine: &Engine, report: &mut Report) -> Result<()> {
     step("1,000 callers send the same payment with one key, all at once");
     let (key, fingerprint) = payment(100);
     let charges = AtomicU64::new(0);
-    let barrier = Barrier::new(usize::try_from(CALLERS)?);
+    // Nobody starts before all are there.
+    let gate = RwLock::new(());
+    let closed = gate.write();
     let start = Instant::now();
     let answers = std::thread::scope(|scope| -> Result<Vec<(bool, Reply)>> {
         let call = || -> onceward::Result<(bool, Reply)> {
-            barrier.wait();
+            drop(gate.read());
             match engine.begin_or_wait(&key, &fingerprint, Duration::from_secs(30))? {
                 Outcome::Proceed(guard) => {
                     let number = charges.fetch_add(1, Ordering::SeqCst) + 1;
@@ -81,6 +83,7 @@ fn one_key_many_callers(engine: &Engine, report: &mut Report) -> Result<()> {
             }
         };
         let threads: Vec<_> = (0..CALLERS).map(|_| scope.spawn(call)).collect();
+        drop(closed);
         let answers = threads.into_iter().map(|thread| {
             let answer = thread.join().map_err(|_| "a caller panicked")?;
             Ok(answer?)

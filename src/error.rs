@@ -96,7 +96,7 @@ impl Error {
     }
 
     /// Whether the same call may succeed later without anything else being changed: the queue was
-    /// full, the keys were at their limit, or another engine holds the folder.
+    /// full, the keys were at their limit, another engine holds the folder, or an attempt is running.
     pub fn is_transient(&self) -> bool {
         matches!(
             self.kind(),

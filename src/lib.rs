@@ -77,8 +77,8 @@
 //!
 //! # Requirements
 //!
-//! The folder has to be on a local file system that honours `fdatasync` and file locks. Linux and macOS are
-//! supported; Windows compiles and isn't tested. Keep `panic = "unwind"`: redb may panic on a damaged file,
+//! The folder has to be on a local file system that honours `fdatasync` and file locks. Every test
+//! runs on Linux; macOS and Windows are meant to work and are not tested. Keep `panic = "unwind"`: redb may panic on a damaged file,
 //! and the engine turns that into [`ErrorKind::Corrupt`]; with `panic = "abort"` it ends the process.
 //!
 //! The [`design`] page explains the states, the bytes on the disk, and what a crash leaves at each step.

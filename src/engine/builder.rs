@@ -192,8 +192,8 @@ impl Builder {
     /// Says that the folder was restored from a backup: fencing tokens continue in a new epoch, above
     /// every token that may have been handed out since the backup was made.
     ///
-    /// A folder that was copied is noticed by itself on Unix. Say it for a restored snapshot of the whole
-    /// file system.
+    /// Say it at the first open after any restore, and not at later ones. A folder that was copied to
+    /// another place is also noticed by itself on Unix.
     pub fn restored_from_backup(mut self, is_restored: bool) -> Self {
         self.is_restored = is_restored;
         self

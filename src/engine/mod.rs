@@ -98,7 +98,8 @@ impl Engine {
     /// Asks for the right to carry out the request `fingerprint` under `key`.
     ///
     /// A grant waits for the disk: once `Proceed` is returned, the grant survives a crash. A replay
-    /// may read one record from the disk. A conflict and an attempt in flight are told from memory.
+    /// or a conflict with a completed attempt may read one record from the disk. An attempt in flight is
+    /// told from memory.
     /// Nothing waits for another request's handler; that is [`begin_or_wait`](Engine::begin_or_wait).
     ///
     /// # Errors
@@ -115,8 +116,9 @@ impl Engine {
 
     /// [`begin`](Engine::begin) as a future, for any executor.
     ///
-    /// Dropping the future is safe at any time: a grant that it didn't hand over is released at once,
-    /// since no handler has run.
+    /// Dropping the future is safe: a grant that it didn't hand over is released at once, since no
+    /// handler has run. Only if the engine was closed in between does the key stay taken until its
+    /// lease ends.
     ///
     /// # Errors
     ///

@@ -153,8 +153,8 @@ impl Engine {
         self.core.health()
     }
 
-    /// Closes the engine: refuses new work, finishes what is queued, ends and joins the threads, and
-    /// lets go of the folder.
+    /// Closes the engine: refuses new work and queued begins, carries out the completions and releases that
+    /// are queued, ends and joins the threads, and lets go of the folder.
     ///
     /// Waits for the disk. Other handles and live guards get [`ErrorKind::Closed`] from then on; the
     /// guards' leases stand. Closing twice is fine.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use onceward::{Engine, ErrorKind, Fingerprint, Outcome, Reply, Resolution, Terms};
 
-use crate::support::{Bench, LEASE, completed, granted, in_flight, key, request};
+use crate::support::{Bench, LEASE, completed, eventually, granted, in_flight, key, request};
 
 async fn every_form(bench: &Bench) {
     let (b, c, request) = (key("b"), key("c"), request());
@@ -188,9 +188,7 @@ fn closing_ends_every_future_with_closed() {
             .map(drop)
             .unwrap_err()
     });
-    while engine.stats().waiters == 0 {
-        std::thread::yield_now();
-    }
+    eventually(|| engine.stats().waiters == 1);
     let other = engine.clone();
     engine.close().unwrap();
     assert_eq!(waiting.join().unwrap().kind(), ErrorKind::Closed);

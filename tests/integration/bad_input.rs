@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use onceward::{Engine, ErrorKind, Fingerprint, Outcome, Reply, Terms};
 use redb::{Database, TableDefinition};
 
-use crate::support::{Bench, completed, folder, granted, key, replayed, request};
+use crate::support::{
+    Bench, completed, folder, folder_of_child, granted, in_child, key, replayed, request,
+};
 
 fn refused(result: onceward::Result<Engine>) -> onceward::Error {
     match result {
@@ -172,17 +173,7 @@ fn a_second_open_in_this_process_is_refused() {
 fn a_second_open_in_another_process_is_refused() {
     let bench = Bench::new();
     let engine = bench.open();
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "bad_input::opens_the_folder_it_is_told",
-            "--exact",
-            "--ignored",
-            "--nocapture",
-        ])
-        .env("ONCEWARD_TEST_FOLDER", bench.path())
-        .output()
-        .unwrap();
-    let output = String::from_utf8_lossy(&child.stdout);
+    let output = in_child("bad_input::opens_the_folder_it_is_told", &bench.path());
     assert!(output.contains("kind: Locked"), "{output}");
     drop(engine);
     bench.open();
@@ -191,7 +182,7 @@ fn a_second_open_in_another_process_is_refused() {
 #[test]
 #[ignore = "the other process of a test above"]
 fn opens_the_folder_it_is_told() {
-    if let Some(path) = std::env::var_os("ONCEWARD_TEST_FOLDER") {
+    if let Some(path) = folder_of_child() {
         println!("kind: {:?}", refused(Engine::open(path)).kind());
     }
 }
@@ -260,12 +251,12 @@ fn a_pepper_must_be_the_one_the_folder_was_made_with() {
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
 }
 
-/// A store of several segments, closed, in which every key `0..20` was completed.
+/// A store of several segments, closed, in which every key `0..21` was completed.
 fn closed_store() -> Bench {
     let bench = Bench::new();
     let builder = bench.builder().segment_entries(8);
     let engine = builder.open(bench.path()).unwrap();
-    for number in 0..20 {
+    for number in 0..21 {
         completed(&engine, &number.to_string(), "body");
     }
     engine.close().unwrap();
@@ -362,7 +353,7 @@ fn a_truncated_segment_is_an_error_and_never_an_absent_key() {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{keep}: {error}"),
                 // What was cut off held nothing.
                 Ok(engine) => {
-                    for number in 0..20 {
+                    for number in 0..21 {
                         replayed(&engine, &number.to_string());
                     }
                 }
@@ -467,6 +458,51 @@ fn leftovers_of_a_crashed_beginning_are_begun_anew() {
         .begin(&key("key"), &Fingerprint::of("other"))
         .unwrap();
     assert!(matches!(outcome, Outcome::Conflict(_)));
+}
+
+#[test]
+fn a_flipped_bit_in_a_segment_is_an_error_or_the_right_answer() {
+    let pristine = closed_store();
+    let files: Vec<_> = [1, 3, 6].map(|id| segment(&pristine, id)).to_vec();
+    let mut caught = 0;
+    for round in 0..120_usize {
+        let path = &files[round % files.len()];
+        let sound = fs::read(path).unwrap();
+        let mut damaged = sound.clone();
+        // Spread over what is in use: the file is mostly empty.
+        let used = sound.iter().rposition(|byte| *byte != 0).unwrap();
+        let at = (round * 7_919 + round * round * 104_729) % used;
+        damaged[at] ^= 1 << (round % 8);
+        fs::write(path, &damaged).unwrap();
+        match pristine
+            .builder()
+            .replay_cache_bytes(0)
+            .open(pristine.path())
+        {
+            Err(error) => {
+                assert_ne!(error.kind(), ErrorKind::NotAStore, "{error}");
+                caught += 1;
+            }
+            Ok(engine) => {
+                for number in 0..21 {
+                    match engine.begin(&key(number.to_string()), &request()) {
+                        Ok(Outcome::Replay(reply)) => assert_eq!(reply.body(), "body"),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt),
+                        Ok(other) => panic!("bit {at} of {}: {other:?}", path.display()),
+                    }
+                }
+                drop(engine.close());
+            }
+        }
+        fs::write(path, &sound).unwrap();
+        restore_manifest(&pristine);
+    }
+    assert!(caught > 0);
+}
+
+/// Takes back what an open of a damaged store has noted.
+fn restore_manifest(bench: &Bench) {
+    drop(bench.builder().open(bench.path()).unwrap().close());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use onceward::{Engine, ErrorKind, Outcome, Reply};
 
 use crate::support::{
-    Bench, LEASE, RETENTION, completed, granted, in_flight, key, replayed, request,
+    Bench, LEASE, RETENTION, completed, eventually, granted, in_flight, key, replayed, request,
 };
 
 #[test]
@@ -128,13 +128,13 @@ fn begins_that_wait_too_long_for_room_are_refused_and_completions_are_not() {
         .collect();
     let refused = std::thread::scope(|scope| {
         let flood = scope.spawn(|| flood(&engine, 5_000));
-        while engine.stats().queued < 10 {
-            std::thread::yield_now();
-        }
-        // Everybody who waits for room by now has waited too long.
-        bench.clock.advance(Duration::from_millis(1));
+        eventually(|| engine.stats().queued > 0 || flood.is_finished());
         for guard in guards {
             guard.complete(Reply::new(200, "")).unwrap();
+        }
+        while !flood.is_finished() {
+            // Everybody who waits for room by now has waited too long.
+            bench.clock.advance(Duration::from_millis(1));
         }
         flood.join().unwrap()
     });

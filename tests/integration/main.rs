@@ -9,6 +9,7 @@ mod api;
 mod async_forms;
 mod bad_input;
 mod crash;
+mod failing_disk;
 mod layering;
 mod limits;
 mod model;

@@ -1,7 +1,7 @@
 //! Random sequences on the embedded engine and on the reference model, side by side.
 //!
 //! 500 sequences in `cargo test`, 10,000 with `ONCEWARD_FULL=1`. Seeds that once failed are kept
-//! beside this file and replayed first.
+//! in `model.seeds` beside this file and replayed first.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use onceward::{
     Resolution, Terms,
 };
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 
 use crate::support::{Bench, is_full_run, key};
 
@@ -267,6 +267,18 @@ impl Pair {
         );
     }
 
+    /// After a month nothing is left but what is held, and the count knows it.
+    fn check_that_everything_goes(&self) {
+        for _ in 0..2 {
+            self.clock().advance(Duration::from_secs(30 * 86_400));
+            self.tested().sweep().unwrap();
+        }
+        let held = self.model.held().unwrap().len() as u64;
+        let stats = self.tested().stats();
+        assert_eq!((stats.live_keys, stats.in_flight), (held, held));
+        assert!(stats.segments <= 1 + held, "{stats:?}");
+    }
+
     fn take(&mut self, step: Step) {
         match step {
             Step::Begin {
@@ -317,7 +329,9 @@ fn random_sequences_go_as_in_the_reference_model() {
     let cases = if is_full_run() { 10_000 } else { 500 };
     let config = Config {
         cases,
-        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "tests/integration/model.seeds",
+        ))),
         ..Config::default()
     };
     let sequences = (setup(), prop::collection::vec(step(), 1..60));
@@ -330,6 +344,7 @@ fn random_sequences_go_as_in_the_reference_model() {
             pair.check_records();
             pair.reopen();
             pair.check_records();
+            pair.check_that_everything_goes();
             Ok(())
         })
         .unwrap();

@@ -43,6 +43,33 @@ impl Bench {
     }
 }
 
+/// Waits until something is so. The limit is for a broken engine, not for a slow machine.
+pub(crate) fn eventually(is_so: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "it never came true"
+        );
+        std::thread::yield_now();
+    }
+}
+
+/// Runs an ignored test of this binary in a process of its own; gives what it wrote.
+pub(crate) fn in_child(test: &str, path: &std::path::Path) -> String {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .env("ONCEWARD_TEST_FOLDER", path)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The folder that [`in_child`] was given; `None` where somebody runs the ignored tests by hand.
+pub(crate) fn folder_of_child() -> Option<PathBuf> {
+    std::env::var_os("ONCEWARD_TEST_FOLDER").map(PathBuf::from)
+}
+
 /// A temporary folder on the disk that the build is on; `/tmp` may be memory.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()

@@ -293,6 +293,7 @@ impl Scan {
             id: row.id,
             first_sequence: row.first_sequence,
         };
+        self.last_sequence = self.last_sequence.max(row.first_sequence.saturating_sub(1));
         let segment = Segment::open(
             &folder.segment(row.id),
             header,

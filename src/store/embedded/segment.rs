@@ -24,6 +24,8 @@ use crate::error::{Error, ErrorKind, Result};
 const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
 const HEADER: TableDefinition<'_, (), &[u8]> = TableDefinition::new("header");
 const WHAT: &str = "a segment";
+/// What redb makes of a new segment's file is no larger.
+const FRESH_FILE_BYTES: u64 = 2 << 20;
 
 type Journal = ReadOnlyTable<u64, &'static [u8]>;
 
@@ -131,7 +133,11 @@ impl Segment {
         });
         match holds_something {
             Ok(holds_something) => Ok(!holds_something),
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
+            // Made, but not to the end. A larger file has held more than a beginning.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let bytes = std::fs::metadata(path).map_or(u64::MAX, |metadata| metadata.len());
+                Ok(bytes <= FRESH_FILE_BYTES)
+            }
             Err(error) => Err(error),
         }
     }

@@ -131,6 +131,7 @@ impl Shared {
         .inspect_err(|error| {
             if self.condition.check().is_ok() {
                 self.condition.fail(&error.to_string());
+                self.observer.stopped();
             }
         })?;
         // If this fails, the file is an orphan, and the next open removes it.

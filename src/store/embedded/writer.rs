@@ -68,11 +68,13 @@ impl Writer {
                 self.take(job);
             }
             self.shared.lanes.unpark();
-            if let Err(error) = self.commit() {
+            let result = self.commit().and_then(|()| self.roll_if_due());
+            if let Err(error) = result {
                 return self.fail(&error);
             }
-            if let Err(error) = self.roll_if_due() {
-                return self.fail(&error);
+            // The sweep goes on once the roll that it asked for is done, too.
+            for done in self.batch.dones.drain(..) {
+                drop(done.send(Ok(())));
             }
         }
     }
@@ -204,9 +206,6 @@ impl Writer {
         for (answer, verdict) in self.batch.answers.drain(..) {
             answer.send(verdict);
         }
-        for done in self.batch.dones.drain(..) {
-            drop(done.send(Ok(())));
-        }
         Ok(())
     }
 
@@ -271,7 +270,8 @@ impl Writer {
         shared.with_manifest(|manifest| {
             manifest.update(|state| {
                 state.time_mark_ms = state.time_mark_ms.max(now.0);
-                state.last_sequence = rolled.holds.last_sequence;
+                // An epoch that began since the last entry is ahead of it.
+                state.last_sequence = state.last_sequence.max(rolled.holds.last_sequence);
                 if let Some(row) = state.segments.last_mut() {
                     row.rolled = Some(rolled);
                 }
