@@ -203,6 +203,22 @@ fn held_attempts_outlive_every_segment() {
 }
 
 #[test]
+fn a_sweep_ends_though_what_it_carries_fills_segments_of_its_own() {
+    let bench = Bench::new();
+    let builder = bench.builder().on_abandon(OnAbandon::Hold);
+    let engine = builder.segment_entries(2).open(bench.path()).unwrap();
+    for number in 0..7 {
+        drop(granted(&engine, &number.to_string()));
+    }
+    for _ in 0..3 {
+        bench.clock.advance(2 * RETENTION);
+        engine.sweep().unwrap();
+        assert_eq!(engine.held().unwrap().len(), 7);
+        assert!(engine.stats().segments <= 6, "{:?}", engine.stats());
+    }
+}
+
+#[test]
 fn an_attempt_renewed_for_longer_than_the_retention_lives_on() {
     let bench = Bench::new();
     let engine = tiny(&bench);

@@ -29,6 +29,8 @@ impl Shared {
         self.condition.check()?;
         self.ask_writer(Job::Tidy)?;
         let mut swept = Swept::default();
+        // What is carried forward may fill segments of its own; those are for a later sweep.
+        let newest = self.view.segments().active().map(|active| active.header.id);
         loop {
             self.condition.check()?;
             let now = self.timeline.now();
@@ -36,7 +38,8 @@ impl Shared {
             let Some(oldest) = set.segments.first() else {
                 return Ok(swept);
             };
-            if now < self.sweep_not_before || !self.is_due(oldest, now) {
+            let is_late = newest.is_none_or(|newest| oldest.header.id >= newest);
+            if is_late || now < self.sweep_not_before || !self.is_due(oldest, now) {
                 return Ok(swept);
             }
             self.carry_forward(&set, oldest, now)?;
@@ -45,12 +48,35 @@ impl Shared {
         }
     }
 
-    /// Whether a segment has been rolled for a retention, or everything in it is over before that.
+    /// Whether a segment, the oldest one, has been rolled for a retention, or everything in it is over
+    /// before that. Attempts that are held are never over, and are carried once in a retention.
     fn is_due(&self, segment: &Segment, now: Timestamp) -> bool {
         segment.rolled().is_some_and(|rolled| {
             let rolled_at = Timestamp(rolled.rolled_at_ms);
-            now >= rolled_at.plus(self.rules.retention) || now >= segment.ends_at()
+            let is_over =
+                now >= segment.ends_at() && self.wanted_attempts(segment, now).next().is_none();
+            is_over || now >= rolled_at.plus(self.rules.retention)
         })
+    }
+
+    /// The attempts whose newest entry is in the oldest segment and that aren't over.
+    fn wanted_attempts(
+        &self,
+        oldest: &Segment,
+        now: Timestamp,
+    ) -> impl Iterator<Item = Carried> + use<> {
+        let on_abandon = self.rules.on_abandon;
+        let last = oldest.last_sequence();
+        let attempts = self.view.attempts().into_iter();
+        attempts
+            .filter(move |attempt| {
+                let is_over = decision::is_over(&attempt.stored.record, now, on_abandon);
+                attempt.sequence <= last && !is_over
+            })
+            .map(|attempt| Carried {
+                sequence: attempt.sequence,
+                stored: attempt.stored,
+            })
     }
 
     /// Writes again, in the active segment, what the oldest one holds and is still wanted: attempts
@@ -83,16 +109,8 @@ impl Shared {
         now: Timestamp,
         mut wanted: impl FnMut(Carried) -> Result<()>,
     ) -> Result<()> {
-        let on_abandon = self.rules.on_abandon;
-        let last = oldest.last_sequence();
-        for attempt in self.view.attempts() {
-            let is_over = decision::is_over(&attempt.stored.record, now, on_abandon);
-            if attempt.sequence <= last && !is_over {
-                wanted(Carried {
-                    sequence: attempt.sequence,
-                    stored: attempt.stored,
-                })?;
-            }
+        for carried in self.wanted_attempts(oldest, now) {
+            wanted(carried)?;
         }
         if now >= oldest.ends_at() {
             return Ok(());
