@@ -65,7 +65,12 @@ fn memory(on_abandon: OnAbandon, max_live_keys: u64) -> Bench {
     }
 }
 
-fn embedded(on_abandon: OnAbandon, max_live_keys: u64, segment_entries: u64) -> Bench {
+fn embedded(
+    on_abandon: OnAbandon,
+    max_live_keys: u64,
+    segment_entries: u64,
+    replay_cache_bytes: usize,
+) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::new();
     let settings = embedded::Settings {
@@ -76,7 +81,7 @@ fn embedded(on_abandon: OnAbandon, max_live_keys: u64, segment_entries: u64) -> 
         queue_wait: Duration::from_secs(1),
         lock_wait: Duration::ZERO,
         cache_bytes: 1 << 20,
-        replay_cache_bytes: 0,
+        replay_cache_bytes,
         segment_entries,
         segment_bytes: 1 << 20,
         pepper: None,
@@ -432,6 +437,34 @@ fn tokens_rise_and_are_never_used_again(make: Make) {
     }
 }
 
+fn a_lapsed_attempt_that_nobody_took_over_can_be_released(make: Make) {
+    let bench = make(OnAbandon::Rerun);
+    let first = bench.granted("request");
+    bench.past_lease();
+    assert_eq!(bench.release(first.token), Verdict::Done);
+    assert_eq!(bench.record(), None);
+    bench.granted("request");
+    bench.past_lease();
+    let second = bench.granted("request");
+    bench.past_lease();
+    assert_eq!(bench.release(second.token), Verdict::Done);
+    assert_eq!(bench.granted("request").attempt, 3);
+}
+
+fn nothing_can_be_done_with_an_answer_that_has_expired(make: Make) {
+    let bench = make(OnAbandon::Rerun);
+    let grant = bench.granted("request");
+    bench.complete(grant.token, "a");
+    bench.clock.advance(RETENTION);
+    let lost = Verdict::LeaseLost(Holder::Nobody);
+    assert_eq!(bench.complete(grant.token, "a"), lost);
+    assert_eq!(bench.renew(grant.token), lost);
+    assert_eq!(bench.release(grant.token), lost);
+    assert_eq!(bench.ask(Command::Forget), Verdict::Nothing);
+    let resolve = Command::Resolve(Resolution::Release);
+    assert_eq!(bench.ask(resolve), Verdict::Nothing);
+}
+
 fn a_sweep_removes_what_is_over_and_nothing_else(make: Make) {
     let bench = make(OnAbandon::Rerun);
     for key in 0..20 {
@@ -484,6 +517,8 @@ macro_rules! conformance {
                 an_attempt_that_is_renewed_past_the_retention_lives
                 tokens_rise_and_are_never_used_again
                 a_sweep_removes_what_is_over_and_nothing_else
+                a_lapsed_attempt_that_nobody_took_over_can_be_released
+                nothing_can_be_done_with_an_answer_that_has_expired
             );
 
             #[test]
@@ -498,6 +533,15 @@ macro_rules! conformance {
                 assert_eq!(begin(), Verdict::Full);
                 assert!(matches!(bench.complete(grant.token, "a"), Verdict::LeaseLost(_)));
                 bench.past_lease();
+                let third = bench.granted("request");
+                bench.complete(third.token, "a");
+                assert!(bench.is_replayed("request", "a"));
+                assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
+                assert_eq!(begin(), Verdict::Full);
+                // Its own expired record is no reason to refuse a key.
+                bench.clock.advance(RETENTION);
+                let fourth = bench.granted("request");
+                bench.complete(fourth.token, "b");
                 assert_eq!(bench.ask(Command::Forget), Verdict::Done);
                 assert!(matches!(begin(), Verdict::Proceed(_)));
             }
@@ -520,11 +564,11 @@ conformance!(
 );
 conformance!(
     on_disk,
-    |on_abandon| embedded(on_abandon, u64::MAX, 1_000),
-    embedded(OnAbandon::Rerun, 1, 1_000)
+    |on_abandon| embedded(on_abandon, u64::MAX, 1_000, 1 << 20),
+    embedded(OnAbandon::Rerun, 1, 1_000, 1 << 20)
 );
 conformance!(
     on_disk_in_tiny_segments,
-    |on_abandon| embedded(on_abandon, u64::MAX, 2),
-    embedded(OnAbandon::Rerun, 1, 2)
+    |on_abandon| embedded(on_abandon, u64::MAX, 2, 0),
+    embedded(OnAbandon::Rerun, 1, 2, 0)
 );
