@@ -44,6 +44,14 @@ fn a_refused_write_fails_closed_and_loses_nothing_that_was_acknowledged() {
         .parse()
         .unwrap();
     assert!(acknowledged > 10);
+    let first = bench.path().join("segment-0000000001.redb");
+    assert!(first.exists());
+    let engine = Engine::open(bench.path()).unwrap();
+    // What was read back from the failed file was written to a new one before it was trusted.
+    assert!(!first.exists());
+    let new = granted(&engine, "new");
+    new.complete(Reply::new(200, "")).unwrap();
+    engine.close().unwrap();
     let engine = Engine::open(bench.path()).unwrap();
     for number in 0..acknowledged {
         assert_eq!(replayed(&engine, &number.to_string()).body().len(), 8_192);

@@ -53,6 +53,8 @@ pub(super) struct ManifestState {
     pub(super) segments: Vec<SegmentRow>,
     /// What the active segment held when the store was closed; `None` while it is open.
     pub(super) closed_with: Option<SegmentContent>,
+    /// A commit to the active segment failed: what is read back from its file may not be on the disk.
+    pub(super) is_suspect: bool,
 }
 
 /// One listed segment.

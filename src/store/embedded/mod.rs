@@ -11,6 +11,7 @@ mod index;
 mod lanes;
 mod manifest;
 mod recovery;
+mod rewrite;
 mod segment;
 mod upkeep;
 mod view;

@@ -11,6 +11,7 @@ use super::cache::ReplayCache;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::manifest::{Manifest, ManifestState, SegmentRow};
+use super::rewrite;
 use super::segment::{Segment, SegmentHeader};
 use super::view::{Attempt, View};
 use crate::clock::{Timeline, Timestamp};
@@ -71,6 +72,9 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
     let timeline = Timeline::new(Arc::clone(&settings.clock), highest_time);
 
+    if manifest.state().is_suspect {
+        rewrite::rewrite_active(&folder, &mut manifest, &mut scan, &mut segments, settings)?;
+    }
     mark_open(&folder, &mut manifest, scan.last_sequence, settings)?;
     let next_sequence = manifest.state().last_sequence.max(scan.last_sequence) + 1;
     if segments.is_empty() {
@@ -134,6 +138,7 @@ fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)>
         time_mark_ms: 0,
         segments: Vec::new(),
         closed_with: None,
+        is_suspect: false,
     };
     Ok((Manifest::create(folder, &state)?, secret))
 }
@@ -196,8 +201,8 @@ fn mark_open(
 }
 
 /// Removes segment files that the manifest doesn't list: one that was taken off the list before a crash
-/// came, and one that was made and not yet listed. The latter is empty; if it isn't, the manifest is an
-/// older one than the segments, and nothing is touched.
+/// came, and one that was made and not yet listed. The latter is empty, unless a suspect segment was
+/// being rewritten; if it isn't, the manifest is an older one than the segments, and nothing is touched.
 fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<()> {
     let (Some(first), Some(last)) = (state.segments.first(), state.segments.last()) else {
         return remove_unlisted(folder, 0, 1, state, settings);
@@ -273,11 +278,11 @@ impl Folder {
 
 /// What reading all segments, oldest first, has found.
 #[derive(Default)]
-struct Scan {
+pub(super) struct Scan {
     highest_time: Timestamp,
-    last_sequence: u64,
+    pub(super) last_sequence: u64,
     /// The newest attempt of each key whose newest entry is one.
-    attempts: HashMap<u128, Attempt>,
+    pub(super) attempts: HashMap<u128, Attempt>,
 }
 
 impl Scan {

@@ -296,6 +296,11 @@ impl Writer {
     /// waits gets an error, and nothing is granted until the engine is opened anew.
     fn fail(&mut self, error: &Error) {
         self.shared.condition.fail(&error.to_string());
+        // If this fails as well, the next open knows no more than after a crash.
+        drop(
+            self.shared
+                .with_manifest(|manifest| manifest.update(|state| state.is_suspect = true)),
+        );
         for (answer, _) in self.batch.answers.drain(..) {
             answer.send(Err(Error::new(
                 ErrorKind::Io,
