@@ -41,6 +41,13 @@ fn grant(outcome: Outcome) -> onceward::Guard {
     }
 }
 
+/// One request under a fresh key: granted, then completed.
+fn cycle(engine: &Engine, next: &AtomicU64, fingerprint: &Fingerprint) {
+    let key = key(next.fetch_add(1, Ordering::Relaxed));
+    let guard = grant(engine.begin(&key, fingerprint).expect("a grant"));
+    guard.complete(reply()).expect("a completion");
+}
+
 /// Runs `cycle` so often in each of so many threads, and gives the time from first to last.
 fn in_threads(callers: usize, cycles_each: u64, cycle: impl Fn() + Sync) -> Duration {
     let barrier = Barrier::new(callers + 1);
@@ -79,11 +86,7 @@ fn cycles(criterion: &mut Criterion) {
         let engine = Engine::open(folder.path().join("engine")).expect("a new engine");
         group.bench_function(BenchmarkId::new("onceward, threads", callers), |bencher| {
             bencher.iter_custom(|cycles| {
-                in_threads(callers, cycles, || {
-                    let key = key(next.fetch_add(1, Ordering::Relaxed));
-                    let guard = grant(engine.begin(&key, &fingerprint).expect("a grant"));
-                    guard.complete(reply()).expect("a completion");
-                })
+                in_threads(callers, cycles, || cycle(&engine, &next, &fingerprint))
             });
         });
         tasks(&mut group, &engine, callers, &next);
@@ -148,11 +151,7 @@ fn filled(path: &Path, keys: u64, replay_cache_bytes: usize) -> Engine {
         .expect("a new engine");
     let next = AtomicU64::new(0);
     let fingerprint = fingerprint();
-    in_threads(64, keys / 64, || {
-        let key = key(next.fetch_add(1, Ordering::Relaxed));
-        let guard = grant(engine.begin(&key, &fingerprint).expect("a grant"));
-        guard.complete(reply()).expect("a completion");
-    });
+    in_threads(64, keys / 64, || cycle(&engine, &next, &fingerprint));
     engine
 }
 
@@ -235,11 +234,7 @@ fn time_of_sweep(keys: u64) -> Duration {
         .expect("a new engine");
     let next = AtomicU64::new(0);
     let fingerprint = fingerprint();
-    in_threads(64, keys / 64, || {
-        let key = key(next.fetch_add(1, Ordering::Relaxed));
-        let guard = grant(engine.begin(&key, &fingerprint).expect("a grant"));
-        guard.complete(reply()).expect("a completion");
-    });
+    in_threads(64, keys / 64, || cycle(&engine, &next, &fingerprint));
     clock.advance(terms.retention);
     let start = Instant::now();
     let swept = engine.sweep().expect("a sweep");

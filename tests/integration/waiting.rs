@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use onceward::{Engine, Fingerprint, OnAbandon, Outcome, Reply, Resolution};
+use onceward::{Engine, ErrorKind, Fingerprint, OnAbandon, Outcome, Reply, Resolution};
 
 use crate::support::{Bench, LEASE, completed, eventually, granted, key, request};
 
@@ -191,6 +191,30 @@ fn a_waiter_that_goes_passes_its_turn_on() {
         assert!(matches!(outcome, Outcome::Proceed(_)), "round {round}");
     }
     assert_eq!(engine.stats().waiters, 0);
+}
+
+#[test]
+fn a_waiter_that_fails_at_its_turn_passes_it_on() {
+    let bench = Bench::new();
+    let engine = bench.builder().max_live_keys(1).open(bench.path()).unwrap();
+    let (name, fingerprint) = (key("key"), request());
+    let guard = granted(&engine, "key");
+    let mut first = Box::pin(engine.begin_or_wait_async(&name, &fingerprint, LONG));
+    let mut second = Box::pin(engine.begin_or_wait_async(&name, &fingerprint, LONG));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(first.as_mut().poll(&mut context).is_pending());
+    assert!(second.as_mut().poll(&mut context).is_pending());
+    guard.release().unwrap();
+    // Before the first gets to it, another key takes the only place.
+    let _other = granted(&engine, "other");
+    let error = futures::executor::block_on(first).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full);
+    match second.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(result) => {
+            assert_eq!(result.map(drop).unwrap_err().kind(), ErrorKind::Full);
+        }
+        std::task::Poll::Pending => panic!("the second was not woken"),
+    }
 }
 
 /// Counts how often a waiting task is polled.
