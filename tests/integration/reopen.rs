@@ -375,3 +375,22 @@ fn what_a_conflict_needs_survives_a_reopen() {
     assert!(matches!(outcome, Outcome::Conflict(_)));
     assert_eq!(granted(&engine, "key").attempt(), 2);
 }
+
+#[cfg(unix)]
+#[test]
+fn closing_lets_go_of_the_folder_though_processes_are_being_started() {
+    let bench = Bench::new();
+    // A process that is being started holds copies of all open files until it runs its program.
+    let starter = std::thread::spawn(|| {
+        for _ in 0..400 {
+            std::process::Command::new("true").status().unwrap();
+        }
+    });
+    let mut reopened = 0;
+    while !starter.is_finished() {
+        bench.open().close().unwrap();
+        reopened += 1;
+    }
+    starter.join().unwrap();
+    assert!(reopened > 10);
+}

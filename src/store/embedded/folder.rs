@@ -64,7 +64,11 @@ impl Folder {
 
     /// Lets other engines in.
     pub(super) fn unlock(&self) {
-        self.lock.lock().take();
+        if let Some(lock) = self.lock.lock().take() {
+            // Closing the file is not enough: a process that is being forked at this moment has a copy
+            // of it, and would hold the lock until it runs its program. An error leaves just that.
+            drop(lock.unlock());
+        }
     }
 
     pub(super) fn manifest(&self) -> PathBuf {
@@ -169,6 +173,12 @@ impl Folder {
     #[cfg(not(unix))]
     pub(super) fn identity(&self) -> Result<(u64, u64)> {
         Ok((0, 0))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.unlock();
     }
 }
 
