@@ -44,9 +44,10 @@ pub enum ErrorKind {
     InFlight,
     /// There is nothing to resolve under this key.
     NotInFlight,
-    /// Another engine, in this process or another one, has the folder open.
+    /// Another engine, in this process or another one, has the folder open. Within a process, clone
+    /// the [`Engine`](crate::Engine) instead of opening it again.
     Locked,
-    /// The path is not a folder of this engine's, and was left as it is.
+    /// The path is not a folder of an engine's, or its parent doesn't exist. Nothing was changed.
     NotAStore,
     /// The folder was written by a newer version of the crate.
     UnsupportedFormat,
@@ -81,6 +82,12 @@ impl Error {
             message: message.into(),
             source: Some(source.into()),
         }))
+    }
+
+    /// The same error with the folder that it is about in front of its message.
+    pub(crate) fn about(mut self, folder: &std::path::Path) -> Self {
+        self.0.message = format!("{}: {}", folder.display(), self.0.message);
+        self
     }
 
     pub(crate) fn closed() -> Self {

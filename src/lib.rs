@@ -37,18 +37,19 @@
 //!
 //! # What is promised
 //!
-//! In this order, across threads, `kill -9`, restarts and, for the embedded store, power cuts:
+//! In this order, across threads, `kill -9`, restarts and, for the embedded store, power cuts. While the engine
+//! is open, no step of the wall clock matters; across a restart, a clock that was set forward is believed.
 //!
 //! 1. While a lease runs, at most one guard exists per key.
 //! 2. Once `complete` has returned, every retry inside the retention gets exactly those bytes.
 //! 3. An answer reaches only the scope, key and fingerprint that produced it. Damage is an error, never a
 //!    different answer and never 'absent'.
 //! 4. A guard whose lease was taken over can't complete, renew or release.
-//! 5. An abandoned key is available again when its lease ends: not earlier, not later.
+//! 5. An abandoned key is available again, to the same request, when its lease ends: not earlier, not later.
 //! 6. If the store can't answer, the caller gets an error, never `Proceed`.
 //!
 //! What can't be promised: if the process dies after the side effect and before `complete`, the next attempt
-//! runs the handler again. [`Guard::attempt`] is then greater than 1. Derive the keys of downstream calls from
+//! runs the handler again. [`Guard::attempt`] is then greater than 1, within the retention. Derive the keys of downstream calls from
 //! this key, so that they are idempotent in their turn, or check first whether the effect is there. Under
 //! [`OnAbandon::Hold`] nothing is ever run again by itself; an operator decides with [`Engine::resolve`].
 //!

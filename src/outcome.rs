@@ -55,7 +55,7 @@ impl InFlight {
     /// How long a client should wait before it asks again, in whole seconds.
     ///
     /// As long as the running attempt has already taken, at least 1 s, at most what is left of its
-    /// lease. For a held key, whose end nobody can foretell: 60 s.
+    /// lease, rounded up to a whole second. For a held key, whose end nobody can foretell: 60 s.
     pub fn retry_after(&self) -> Duration {
         const HELD: Duration = Duration::from_secs(60);
         const LEAST: Duration = Duration::from_secs(1);

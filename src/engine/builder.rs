@@ -205,14 +205,17 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if a setting is out of its range, or the pepper not the one that
-    /// the folder was made with; [`ErrorKind::NotAStore`] if the path isn't a folder of an engine's, which is then left as it is; [`ErrorKind::Locked`] if another
-    /// engine, in this process or another, has it open; [`ErrorKind::UnsupportedFormat`] if a newer version
-    /// of the crate wrote it; [`ErrorKind::Corrupt`] if something in it is damaged or missing;
-    /// [`ErrorKind::Io`] if the system refuses.
+    /// The message begins with the path. [`ErrorKind::InvalidConfig`] if a setting is out of its range, or
+    /// the pepper not the one that the folder was made with; [`ErrorKind::NotAStore`] if the path isn't a
+    /// folder of an engine's, which is then left as it is, or its parent doesn't exist;
+    /// [`ErrorKind::Locked`] if another engine, in this process or another, has it open;
+    /// [`ErrorKind::UnsupportedFormat`] if a newer version of the crate wrote it; [`ErrorKind::Corrupt`] if
+    /// something in it is damaged or missing; [`ErrorKind::Io`] if the system refuses.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Engine> {
         self.check()?;
-        let recovered = embedded::recover(path.as_ref(), &self.embedded_settings())?;
+        let path = path.as_ref();
+        let recovered = embedded::recover(path, &self.embedded_settings())
+            .map_err(|error| error.about(path))?;
         let timeline = recovered.timeline().clone();
         self.start(timeline, |_, timer, rules, observer| {
             let store = Embedded::start(recovered, timer, rules, observer)?;

@@ -228,7 +228,9 @@ impl fmt::Debug for Guard {
 
 /// A completion that didn't go through, with the guard and the reply, so that neither is lost.
 ///
-/// Under `?` it turns into the crate's [`Error`].
+/// Under `?` it turns into the crate's [`Error`], and the guard is dropped: the attempt is abandoned, and
+/// a retry after the lease's end runs the handler again. Take it [apart](CompleteError::into_parts) to try
+/// once more or, if the reply was too large, to complete with [`Reply::not_retained`].
 #[derive(Debug)]
 pub struct CompleteError(Box<(Guard, Reply, Error)>);
 
@@ -251,13 +253,13 @@ impl CompleteError {
 
 impl fmt::Display for CompleteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the reply was not kept")
+        write!(f, "the reply was not kept: {}", self.error())
     }
 }
 
 impl std::error::Error for CompleteError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(self.error())
+        std::error::Error::source(self.error())
     }
 }
 
@@ -292,13 +294,13 @@ impl ReleaseError {
 
 impl fmt::Display for ReleaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the key was not released")
+        write!(f, "the key was not released: {}", self.error())
     }
 }
 
 impl std::error::Error for ReleaseError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(self.error())
+        std::error::Error::source(self.error())
     }
 }
 

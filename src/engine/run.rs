@@ -13,8 +13,9 @@ use crate::reply::Reply;
 impl Engine {
     /// Runs `handler` if the key is granted and keeps its reply, or gives the reply that is kept.
     ///
-    /// An `Err` of the handler releases the key, so it should mean that nothing was done. A panic
-    /// abandons it. Waits for the disk, before and after the handler. A reply over the limit is given
+    /// An `Err` of the handler releases the key, so it has to mean that nothing was done: not a time-out
+    /// of which nobody knows. A panic abandons the key. A handler that wants to know its attempt, its token,
+    /// or to renew its lease takes [`begin`](Engine::begin) instead. Waits for the disk, before and after the handler. A reply over the limit is given
     /// to this caller and kept as [`Reply::not_retained`], so that no retry runs the handler again.
     ///
     /// # Errors
@@ -142,7 +143,7 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
                 in_flight.retry_after().as_secs()
             ),
             Self::Engine(error) => error.fmt(f),
-            Self::Complete(error) => write!(f, "{error}: {}", error.error()),
+            Self::Complete(error) => error.fmt(f),
         }
     }
 }
@@ -150,9 +151,9 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
 impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Handler(error) => Some(error),
+            Self::Handler(error) => error.source(),
             Self::Engine(error) => error.source(),
-            Self::Complete(error) => Some(error.error()),
+            Self::Complete(error) => error.source(),
             Self::Conflict(_) | Self::InFlight(_) => None,
         }
     }

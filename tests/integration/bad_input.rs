@@ -128,6 +128,7 @@ fn a_missing_parent_is_refused_and_not_made() {
     let parent = folder.path().join("missing");
     let error = refused(Engine::open(parent.join("engine")));
     assert_eq!(error.kind(), ErrorKind::NotAStore);
+    assert!(error.to_string().contains("missing/engine"), "{error}");
     assert!(error.to_string().contains("parent"), "{error}");
     assert!(!parent.exists());
 }
