@@ -43,8 +43,6 @@ pub(super) struct ManifestState {
     pub(super) is_peppered: bool,
     /// The [identity](Folder::identity) of the folder that the current epoch began in.
     pub(super) folder_identity: (u64, u64),
-    /// How often the folder was copied or restored.
-    pub(super) epoch: u32,
     /// No entry that was ever written has a higher sequence, except in segments that are listed.
     pub(super) last_sequence: u64,
     /// The engine's time when the manifest was last written, in milliseconds since 1970.
@@ -90,7 +88,6 @@ impl ManifestState {
         let by_count = (last >> EPOCH_BITS) + 2;
         let by_clock = wall.0.min(LATEST_MS);
         self.last_sequence = by_count.max(by_clock) << EPOCH_BITS;
-        self.epoch = self.epoch.saturating_add(1);
         self.folder_identity = identity;
     }
 

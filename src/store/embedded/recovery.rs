@@ -133,7 +133,6 @@ fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)>
         secret_check: secret.check_value(),
         is_peppered: settings.pepper.is_some(),
         folder_identity: folder.identity()?,
-        epoch: 0,
         last_sequence: 0,
         time_mark_ms: 0,
         segments: Vec::new(),

@@ -109,13 +109,11 @@ impl Writer {
         }
         let current = self.current(&request.digest)?;
         let now = self.shared.timeline.now();
-        let added = self.batch.live_keys_added();
-        let live_keys = self.shared.view.live_keys().saturating_add_signed(added);
         let context = Context {
             now,
             next_token: self.next_sequence,
             // A key that counts already, because its old record is still to be swept, adds nothing.
-            is_full: current.live_entry.is_none() && live_keys >= self.shared.rules.max_live_keys,
+            is_full: current.live_entry.is_none() && self.is_full(),
             on_abandon: self.shared.rules.on_abandon,
         };
         let record = current.stored.as_ref().map(|stored| &stored.record);
@@ -132,6 +130,12 @@ impl Writer {
             self.stage(request.digest, now, stored, current.live_entry)?;
         }
         Ok(decision.verdict)
+    }
+
+    fn is_full(&self) -> bool {
+        let added = self.batch.live_keys_added();
+        let live_keys = self.shared.view.live_keys().saturating_add_signed(added);
+        live_keys >= self.shared.rules.max_live_keys
     }
 
     fn stage(
