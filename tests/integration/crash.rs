@@ -198,3 +198,23 @@ fn what_was_acknowledged_before_a_sigkill_is_there_after_it() {
     }
     println!("{rounds} kills, {checked} keys checked after them, 0 lost");
 }
+
+#[test]
+fn a_row_that_is_missing_after_a_kill_is_noticed() {
+    const JOURNAL: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("journal");
+    let folder = folder();
+    let path = folder.path().join("engine");
+    kill_one(&path, 30, 400_000, &mut Acknowledged::default());
+    // Nothing was noted at a close, so that only the journal itself can tell.
+    let segment = path.join("segment-0000000001.redb");
+    let database = redb::Database::open(segment).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut journal = transaction.open_table(JOURNAL).unwrap();
+        assert!(journal.remove(5).unwrap().is_some());
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    let error = builder(400_000).open(&path).map(drop).unwrap_err();
+    assert_eq!(error.kind(), onceward::ErrorKind::Corrupt, "{error}");
+}
