@@ -83,6 +83,31 @@ impl Key {
         &self.framed[self.scope_end()..]
     }
 
+    /// A key for a call that the handler makes to another service in this step of its work.
+    ///
+    /// The same for every attempt at the request, and another one for each scope, key and step, so that
+    /// the other service carries the call out once. 32 hexadecimal digits, from which the key can't be
+    /// told.
+    ///
+    /// ```
+    /// use onceward::Key;
+    ///
+    /// let key = Key::new("acct_42", "order-17")?;
+    /// assert_eq!(key.downstream("charge"), key.clone().downstream("charge"));
+    /// assert_ne!(key.downstream("charge"), key.downstream("ship"));
+    /// # Ok::<(), onceward::Error>(())
+    /// ```
+    pub fn downstream(&self, step: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"onceward downstream 1");
+        hasher.update(&(self.framed.len() as u64).to_le_bytes());
+        hasher.update(self.framed.as_bytes());
+        hasher.update(step.as_bytes());
+        let mut digits = hasher.finalize().to_hex().to_string();
+        digits.truncate(32);
+        digits
+    }
+
     /// What is hashed, and what is kept on the disk: frame, scope and key in one text.
     pub(crate) fn as_framed(&self) -> &str {
         &self.framed
@@ -186,6 +211,23 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidKey);
             assert!(error.to_string().contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn downstream_keys_are_pinned_and_differ_by_scope_key_and_step() {
+        let key = Key::new("acct_42", "order-17").unwrap();
+        assert_eq!(key.downstream("charge"), "c9110b56d2b80f6caee26f52d27d9f1e");
+        let others = [
+            key.downstream("charg"),
+            Key::new("acct_43", "order-17")
+                .unwrap()
+                .downstream("charge"),
+            Key::new("acct_42", "order-1")
+                .unwrap()
+                .downstream("7charge"),
+            Key::unscoped("order-17").unwrap().downstream("charge"),
+        ];
+        assert!(!others.contains(&key.downstream("charge")));
     }
 
     #[test]

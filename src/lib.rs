@@ -84,7 +84,11 @@
 //!
 //! The [`design`] page explains the states, the bytes on the disk, and what a crash leaves at each step.
 
+#[cfg(feature = "http")]
+pub mod http;
 pub mod limits;
+#[cfg(feature = "middleware")]
+pub mod middleware;
 
 #[cfg(doc)]
 #[doc = include_str!("../docs/DESIGN.md")]

@@ -12,7 +12,7 @@ pub const MAX_KEY_BYTES: usize = 1_024;
 pub const MAX_FINGERPRINT_PARTS: usize = 32;
 /// The longest name of a fingerprint's part, in bytes.
 pub const MAX_PART_NAME_BYTES: usize = 64;
-/// The most headers that one reply can have.
+/// The most headers that one reply can have, and the most trailers.
 pub const MAX_REPLY_HEADERS: usize = 1_024;
 /// The largest value that [`Builder::max_reply_bytes`](crate::Builder::max_reply_bytes) takes.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;

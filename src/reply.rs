@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// What a handler answered: a status, headers in order, and a body.
+/// What a handler answered: a status, headers in order, a body, and trailers.
 ///
 /// The engine gives none of it a meaning; the status of an HTTP answer is a number like any other.
-/// Cloning is cheap: status, headers and body are shared, never copied.
+/// Cloning is cheap: status, headers, body and trailers are shared, never copied.
 ///
 /// ```
 /// use onceward::Reply;
@@ -28,28 +28,33 @@ pub struct Reply {
 struct Inner {
     status: u16,
     is_retained: bool,
-    headers: Vec<(String, Bytes)>,
+    headers: Fields,
     body: Bytes,
+    trailers: Fields,
 }
+
+/// Names and values, in order.
+type Fields = Vec<(String, Bytes)>;
 
 impl Reply {
     /// A reply without headers.
     pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
-        Self::from_parts(status, true, Vec::new(), body.into())
+        Self::from_parts(status, true, Vec::new(), body.into(), Vec::new())
     }
 
     /// The note that the request was carried out and that its answer isn't kept, for an answer that
     /// is over the engine's limit. A retry gets this reply, with the status and an empty body, and
-    /// never runs the handler again.
+    /// never runs the handler again. Headers may be added, such as a `location` that leads to the result.
     pub fn not_retained(status: u16) -> Self {
-        Self::from_parts(status, false, Vec::new(), Bytes::new())
+        Self::from_parts(status, false, Vec::new(), Bytes::new(), Vec::new())
     }
 
     pub(crate) fn from_parts(
         status: u16,
         is_retained: bool,
-        headers: Vec<(String, Bytes)>,
+        headers: Fields,
         body: Bytes,
+        trailers: Fields,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -57,6 +62,7 @@ impl Reply {
                 is_retained,
                 headers,
                 body,
+                trailers,
             }),
         }
     }
@@ -68,6 +74,13 @@ impl Reply {
         self
     }
 
+    /// Adds a trailer, a field that follows the body; a repeated name is kept beside the first.
+    pub fn with_trailer(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        let inner = Arc::make_mut(&mut self.inner);
+        inner.trailers.push((name.into(), value.into()));
+        self
+    }
+
     /// The status that the reply was made with.
     pub fn status(&self) -> u16 {
         self.inner.status
@@ -75,10 +88,12 @@ impl Reply {
 
     /// The headers, in the order in which they were added.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
-        self.inner
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value))
+        fields(&self.inner.headers)
+    }
+
+    /// The trailers, in the order in which they were added; gRPC's status is one of them.
+    pub fn trailers(&self) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
+        fields(&self.inner.trailers)
     }
 
     /// The value of the first header of this name, ASCII case aside.
@@ -98,15 +113,17 @@ impl Reply {
         self.inner.is_retained
     }
 
-    /// How many bytes of names, values and body the reply holds; this is what
+    /// How many bytes of names, values and body the reply holds, trailers included; this is what
     /// [`Builder::max_reply_bytes`](crate::Builder::max_reply_bytes) limits.
     pub fn size_bytes(&self) -> usize {
-        let headers: usize = self
-            .headers()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
-        headers + self.body().len()
+        let fields = self.headers().chain(self.trailers());
+        let field_bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        field_bytes + self.body().len()
     }
+}
+
+fn fields(fields: &Fields) -> impl ExactSizeIterator<Item = (&str, &Bytes)> {
+    fields.iter().map(|(name, value)| (name.as_str(), value))
 }
 
 impl fmt::Debug for Reply {
@@ -115,6 +132,7 @@ impl fmt::Debug for Reply {
             .field("status", &self.status())
             .field("headers", &self.headers().len())
             .field("body_bytes", &self.body().len())
+            .field("trailers", &self.trailers().len())
             .field("is_retained", &self.is_retained())
             .finish()
     }
@@ -137,6 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn trailers_stand_apart_from_headers_and_count_in_the_size() {
+        let reply = Reply::new(200, "body")
+            .with_header("a", "1")
+            .with_trailer("grpc-status", "0");
+        assert_eq!(reply.header("grpc-status"), None);
+        let trailers: Vec<_> = reply.trailers().collect();
+        assert_eq!(trailers, [("grpc-status", &Bytes::from("0"))]);
+        assert_eq!(reply.size_bytes(), 2 + 4 + 12);
+    }
+
+    #[test]
     fn a_header_added_to_a_clone_leaves_the_original_alone() {
         let reply = Reply::new(200, "body");
         let other = reply.clone().with_header("x", "y");
@@ -148,7 +177,9 @@ mod tests {
     fn debug_shows_no_body_and_no_header() {
         let shown = format!(
             "{:?}",
-            Reply::new(200, "canary-body").with_header("canary-name", "canary-value")
+            Reply::new(200, "canary-body")
+                .with_header("canary-name", "canary-value")
+                .with_trailer("canary-trailer", "canary-value")
         );
         assert!(!shown.contains("canary"), "{shown}");
     }

@@ -27,10 +27,11 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
     actions: BTreeMap<TimerId, Action>,
     next_number: u64,
+    /// When the thread will look again by itself; only what comes earlier has to wake it.
+    looks_at: Timestamp,
     is_stopped: bool,
 }
 
@@ -43,7 +44,12 @@ impl Timer {
     pub(crate) fn start(timeline: Timeline) -> std::io::Result<(Self, JoinHandle<()>)> {
         let shared = Arc::new(Shared {
             timeline,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                actions: BTreeMap::new(),
+                next_number: 0,
+                looks_at: Timestamp::NEVER,
+                is_stopped: false,
+            }),
             changed: Condvar::new(),
         });
         let weak = Arc::downgrade(&shared);
@@ -73,14 +79,15 @@ impl Timer {
         state.next_number += 1;
         if !state.is_stopped {
             state.actions.insert(id, Box::new(action));
-            if state.actions.first_key_value().map(|(first, _)| *first) == Some(id) {
+            if when < state.looks_at {
                 self.shared.changed.notify_one();
             }
         }
         id
     }
 
-    /// Drops an action that hasn't run.
+    /// Drops an action that hasn't run. The thread is not woken for it: it looks once in vain, and a
+    /// steady flow of actions that are scheduled and cancelled costs it nothing.
     pub(crate) fn cancel(&self, id: TimerId) {
         // The action is dropped after the lock is, since it may own what takes locks of its own.
         let action = self.shared.state.lock().actions.remove(&id);
@@ -103,11 +110,13 @@ impl Shared {
         let mut state = self.state.lock();
         while !state.is_stopped {
             let Some(TimerId(when, _)) = state.actions.first_key_value().map(|(id, _)| *id) else {
+                state.looks_at = Timestamp::NEVER;
                 self.changed.wait(&mut state);
                 continue;
             };
             let now = self.timeline.now();
             if when > now {
+                state.looks_at = when;
                 self.changed.wait_for(&mut state, when.since(now));
                 continue;
             }

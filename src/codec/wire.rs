@@ -71,10 +71,14 @@ pub(super) struct WireReply<'a> {
     pub(super) status: u16,
     pub(super) is_retained: bool,
     #[serde(borrow)]
-    pub(super) headers: Vec<(&'a str, Blob<'a>)>,
+    pub(super) headers: WireFields<'a>,
     #[serde(borrow)]
     pub(super) body: Blob<'a>,
+    #[serde(borrow)]
+    pub(super) trailers: WireFields<'a>,
 }
+
+type WireFields<'a> = Vec<(&'a str, Blob<'a>)>;
 
 impl<'a> WireState<'a> {
     pub(super) fn of(record: &'a Record) -> Self {
@@ -158,29 +162,33 @@ fn wire_reply(reply: &Reply) -> WireReply<'_> {
     WireReply {
         status: reply.status(),
         is_retained: reply.is_retained(),
-        headers: reply
-            .headers()
-            .map(|(name, value)| (name, Blob(value)))
-            .collect(),
+        headers: wire_fields(reply.headers()),
         body: Blob(reply.body()),
+        trailers: wire_fields(reply.trailers()),
     }
 }
 
+fn wire_fields<'a>(fields: impl Iterator<Item = (&'a str, &'a Bytes)>) -> WireFields<'a> {
+    fields.map(|(name, value)| (name, Blob(value))).collect()
+}
+
 fn reply(wire: WireReply<'_>) -> Result<Reply> {
-    if wire.headers.len() > MAX_REPLY_HEADERS {
-        return Err(corrupt(ENTRY, "has more headers than a reply may"));
-    }
-    let headers = wire
-        .headers
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), Bytes::copy_from_slice(value.0)))
-        .collect();
     Ok(Reply::from_parts(
         wire.status,
         wire.is_retained,
-        headers,
+        fields(wire.headers)?,
         Bytes::copy_from_slice(wire.body.0),
+        fields(wire.trailers)?,
     ))
+}
+
+fn fields(wire: WireFields<'_>) -> Result<Vec<(String, Bytes)>> {
+    if wire.len() > MAX_REPLY_HEADERS {
+        return Err(corrupt(ENTRY, "has more headers than a reply may"));
+    }
+    let owned =
+        |(name, value): (&str, Blob<'_>)| (name.to_owned(), Bytes::copy_from_slice(value.0));
+    Ok(wire.into_iter().map(owned).collect())
 }
 
 /// A run of bytes that is written and read whole; serde takes `&[u8]` for a list of numbers.

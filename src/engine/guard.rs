@@ -201,7 +201,7 @@ impl Core {
     /// Refuses a reply that is over the limits.
     pub(super) fn check_reply(&self, reply: &Reply) -> Result<()> {
         let (bytes, most) = (reply.size_bytes(), self.limits.max_reply_bytes);
-        let headers = reply.headers().len();
+        let headers = reply.headers().len().max(reply.trailers().len());
         if bytes <= most && headers <= MAX_REPLY_HEADERS {
             return Ok(());
         }

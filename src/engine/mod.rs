@@ -4,6 +4,8 @@ mod blocking;
 mod builder;
 mod core;
 mod guard;
+#[cfg(feature = "middleware")]
+mod hooks;
 mod offload;
 mod operate;
 mod run;

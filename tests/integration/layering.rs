@@ -21,6 +21,8 @@ const FLOORS: &[&[&str]] = &[
     &["codec"],
     &["store"],
     &["engine"],
+    &["http"],
+    &["middleware"],
 ];
 
 /// Crates that only some rooms may name.
@@ -29,6 +31,13 @@ const CRATES: &[(&str, &[&str])] = &[
     ("bincode", &["codec"]),
     ("quick_cache", &["store/embedded"]),
     ("crossbeam_channel", &["store/embedded", "engine"]),
+    ("sfv", &["http/key_syntax"]),
+    ("serde_json", &["http/shape"]),
+    ("tokio", &["middleware"]),
+    ("tower_service", &["middleware/tower"]),
+    ("tower_layer", &["middleware/tower"]),
+    ("axum_core", &["middleware/tower/extract"]),
+    ("actix_web", &["middleware/actix"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

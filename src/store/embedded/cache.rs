@@ -30,8 +30,9 @@ impl Weighter<u128, Arc<Stored>> for ByBytes {
         match &stored.record {
             Record::InFlight(_) => RECORD_BYTES,
             Record::Completed(record) => {
-                let headers = record.reply.headers().len() as u64;
-                RECORD_BYTES + HEADER_BYTES * headers + record.reply.size_bytes() as u64
+                let reply = &record.reply;
+                let fields = (reply.headers().len() + reply.trailers().len()) as u64;
+                RECORD_BYTES + HEADER_BYTES * fields + reply.size_bytes() as u64
             }
         }
     }

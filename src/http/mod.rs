@@ -1,0 +1,69 @@
+//! What an HTTP API promises about its idempotency keys, as data: no framework, and no status code
+//! anywhere else in the crate.
+//!
+//! A [`Profile`] says which methods take a key, what a key looks like, which answers are kept, and what
+//! a client hears when its key is missing, malformed, used for another request or still running:
+//!
+//! | | [`deck`](Profile::deck) | [`deel`](Profile::deel) | [`stripe`](Profile::stripe) | [`ietf`](Profile::ietf) |
+//! |---|---|---|---|---|
+//! | methods | POST | POST, PATCH | POST | POST, PATCH |
+//! | key | bare, ≤ 256 characters | bare, ≤ 64 | bare, ≤ 255 | `"…"`, a structured-field String, ≤ 256 |
+//! | no key | passes through | passes through | passes through | 400 |
+//! | kept | every answer | 2xx | every answer | every answer |
+//! | another request with the key | 409 | 409 | 400 | 422 |
+//! | still running | 409 | 429 | 409 | 409 |
+//! | a replay is marked by | `idempotent-replayed: true` | `x-original-request-id` | `idempotent-replayed: true` | nothing |
+//! | body of a refusal | `{"errors":[…],"request_id":…}` | the same | `{"error":{…}}` | problem+json (RFC 9457) |
+//!
+//! In all four a malformed key (empty, too long, with control characters, in several headers, not text) is
+//! answered with 400, a request that is too large with 413, and a store that can't answer with 503; none of
+//! these reaches the handler. A request that is still running and a store that can't answer come with
+//! `retry-after`. Change any of it with [`Profile::to_builder`]:
+//!
+//! ```
+//! use onceward::http::{Answer, Profile, Refusal};
+//!
+//! let profile = Profile::deel()
+//!     .to_builder()
+//!     .require_key(true)
+//!     .answer(
+//!         Refusal::KeyMissing,
+//!         Answer::new(400).errors("idempotency", "key_missing", "Send an Idempotency-Key."),
+//!     )
+//!     .build()?;
+//! # Ok::<(), onceward::Error>(())
+//! ```
+//!
+//! The layers in [`middleware`](crate::middleware) carry profiles out. For a server that none of them fits, a
+//! profile has the steps as plain functions: [`admit`](Profile::admit) a request, [`refuse`](Profile::refuse) it,
+//! make a [`reply`](Profile::reply) of an answer, and give it [again](Profile::replay).
+//!
+//! # Requests' ids
+//!
+//! Deck names the current request's id in its errors, and Deel the first request's id in a replay. The id is
+//! the request's `x-request-id` header, which a layer in front may have set; if there is none, the profile
+//! makes one. Answers to requests with a key carry it: a replay carries its own request's id, never the
+//! first one's.
+
+mod admission;
+mod answer;
+mod builder;
+mod fields;
+mod keep;
+mod key_syntax;
+mod occasion;
+mod presets;
+mod profile;
+mod replay;
+mod shape;
+
+pub use http;
+
+pub use admission::Admission;
+pub use answer::{Answer, Reason, Refusal};
+pub use builder::ProfileBuilder;
+pub use keep::Answered;
+pub use key_syntax::{KeyProblem, KeySyntax};
+pub use occasion::Occasion;
+pub use profile::Profile;
+pub use replay::Content;

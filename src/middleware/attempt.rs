@@ -1,0 +1,68 @@
+//! What a handler and an outer layer are told.
+
+use crate::http::Reason;
+use crate::key::Key;
+
+/// The attempt that a handler runs for, in its request's extensions.
+///
+/// A handler that is run without one got a request without a key, or one with a method that the
+/// profile doesn't cover. With the feature `axum` it is an extractor there, and with `actix` it is one
+/// for actix-web; both give `Option<Attempt>` too.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub(super) key: Key,
+    pub(super) number: u32,
+    pub(super) token: u64,
+}
+
+impl Attempt {
+    /// The key, in its scope. [`Key::downstream`] makes keys for calls to other services of it.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Which attempt it is, counted from 1. More than 1 means that an earlier attempt was abandoned, and may
+    /// have had its effect.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The fencing token: unique, rising from attempt to attempt; see [`Guard::token`](crate::Guard::token).
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+}
+
+/// What a layer did with a request that has a key, in its response's extensions: for logs and metrics
+/// of a layer further out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disposition {
+    /// The handler ran.
+    #[non_exhaustive]
+    Executed {
+        /// Which attempt it was.
+        attempt: u32,
+        /// What became of its answer.
+        answer: Fate,
+    },
+    /// The first answer was given again.
+    Replayed,
+    /// The handler didn't run.
+    Refused(Reason),
+}
+
+/// What became of a handler's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fate {
+    /// It is kept: retries get it.
+    Kept,
+    /// It was too large; retries learn that the request was carried out.
+    NotRetained,
+    /// The profile doesn't keep it: the key is free, and a retry runs the handler again.
+    Released,
+    /// It could be neither kept nor released, because the store failed or the answer broke off. The key
+    /// stays taken until its lease ends.
+    Abandoned,
+}

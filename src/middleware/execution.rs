@@ -1,0 +1,231 @@
+//! One run of a handler: under its lease, and settled before its answer leaves.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http::{Response, response};
+use http_body::Body;
+
+use super::attempt::{Attempt, Disposition, Fate};
+use super::body::LayerBody;
+use super::exchange::Exchange;
+use super::gather::{Gathered, gather};
+use super::lease::under_lease;
+use super::running::Slot;
+use crate::engine::{CompleteError, Guard};
+use crate::error::{ErrorKind, Result};
+use crate::fingerprint::Fingerprint;
+use crate::http::{Answered, Content, Occasion, Profile, Reason};
+use crate::reply::Reply;
+
+/// The right to run a request's handler, with all that it takes to answer.
+pub(super) struct Execution {
+    exchange: Exchange,
+    guard: Guard,
+    fingerprint: Fingerprint,
+    occasion: Occasion,
+    /// Held until the answer is settled.
+    _slot: Option<Slot>,
+}
+
+/// A handler's answer, read as far as it has to be.
+struct Answer<B: Body> {
+    head: response::Parts,
+    text: Text<B>,
+}
+
+enum Text<B: Body> {
+    /// The profile doesn't keep it, as its head tells.
+    Unread(B),
+    Whole(Content),
+    Larger(Bytes, Pin<Box<B>>),
+    Broken(Bytes, B::Error),
+}
+
+/// What is to become of the key.
+enum Settlement {
+    Keep(Reply),
+    KeepNote(Reply),
+    Release,
+    Abandon,
+}
+
+impl Execution {
+    pub(super) fn new(
+        exchange: Exchange,
+        guard: Guard,
+        slot: Option<Slot>,
+        fingerprint: Fingerprint,
+        occasion: Occasion,
+    ) -> Self {
+        Self {
+            exchange,
+            guard,
+            fingerprint,
+            occasion,
+            _slot: slot,
+        }
+    }
+
+    pub(super) fn attempt(&self) -> Attempt {
+        Attempt::of(&self.guard)
+    }
+
+    /// Runs the handler, keeps or releases what it answered, and gives the answer for the client.
+    ///
+    /// If the handler fails with an error of its own, panics, or the future is dropped, the key is abandoned.
+    pub(super) async fn run<B: Body, E>(
+        mut self,
+        handler: impl Future<Output = Result<Response<B>, E>>,
+    ) -> Result<Response<LayerBody<B>>, E> {
+        let shared = self.exchange.shared.clone();
+        let limit = shared.engine.max_reply_bytes();
+        let work = async {
+            let answer = handler.await?;
+            Ok(read(answer, &shared.profile, limit).await)
+        };
+        let renew_for = shared.options.renew_for;
+        let answer = under_lease(&shared.engine, &mut self.guard, renew_for, work).await?;
+        Ok(self.settle(answer).await)
+    }
+
+    async fn settle<B: Body>(self, answer: Answer<B>) -> Response<LayerBody<B>> {
+        let Self {
+            exchange,
+            guard,
+            fingerprint,
+            occasion,
+            _slot,
+        } = self;
+        let profile = &exchange.shared.profile;
+        let attempt = guard.attempt();
+        let key = guard.key().clone();
+        let settlement = settlement(profile, &occasion, &answer);
+        let fate = settled(profile, &occasion, guard, settlement, &answer.head).await;
+        let Ok(fate) = fate else {
+            // Another attempt has the key: the client gets what each retry gets.
+            let standing = exchange.shared.engine.standing(&key, &fingerprint).await;
+            let response = match standing {
+                Ok(Some(outcome)) => exchange.settled(&occasion, outcome),
+                _ => exchange.refusal(&occasion, Reason::Unavailable(ErrorKind::LeaseLost)),
+            };
+            return response.map(LayerBody::kept);
+        };
+        let mut response = answer.into_response();
+        profile.identify(response.headers_mut(), &occasion);
+        let answer = fate;
+        response
+            .extensions_mut()
+            .insert(Disposition::Executed { attempt, answer });
+        response
+    }
+}
+
+/// The attempt's lease was taken over while its handler ran.
+struct LeaseLost;
+
+/// Reads as much of an answer as it takes to keep it.
+async fn read<B: Body>(answer: Response<B>, profile: &Profile, limit: usize) -> Answer<B> {
+    let (head, body) = answer.into_parts();
+    let is_told_by_head = !profile.decides_by_trailers(&head.headers);
+    let answered = Answered::new(head.status, &head.headers, None);
+    if is_told_by_head && !profile.keeps(&answered) {
+        return Answer {
+            head,
+            text: Text::Unread(body),
+        };
+    }
+    let mut body = Box::pin(body);
+    let text = match gather(body.as_mut(), limit).await {
+        Gathered::Whole(content) => Text::Whole(content),
+        Gathered::Larger(bytes) => Text::Larger(bytes, body),
+        Gathered::Broken(bytes, error) => Text::Broken(bytes, error),
+    };
+    Answer { head, text }
+}
+
+fn settlement<B: Body>(profile: &Profile, occasion: &Occasion, answer: &Answer<B>) -> Settlement {
+    let head = &answer.head;
+    match &answer.text {
+        Text::Unread(_) => Settlement::Release,
+        Text::Whole(content) => {
+            let trailers = content.trailers.as_ref();
+            if profile.keeps(&Answered::new(head.status, &head.headers, trailers)) {
+                Settlement::Keep(profile.reply(occasion, head, content))
+            } else {
+                Settlement::Release
+            }
+        }
+        // Whatever its trailers would say: the handler has run, and must not run again.
+        Text::Larger(..) => Settlement::KeepNote(profile.note(occasion, head)),
+        Text::Broken(..) => Settlement::Abandon,
+    }
+}
+
+/// Settles the key. An error of the store leaves it abandoned.
+async fn settled(
+    profile: &Profile,
+    occasion: &Occasion,
+    guard: Guard,
+    settlement: Settlement,
+    head: &response::Parts,
+) -> Result<Fate, LeaseLost> {
+    match settlement {
+        Settlement::Keep(reply) => match guard.complete_async(reply).await {
+            Ok(()) => Ok(Fate::Kept),
+            Err(error) if error.kind() == ErrorKind::ReplyTooLarge => {
+                let (guard, _, _) = error.into_parts();
+                keep_note(guard, profile.note(occasion, head)).await
+            }
+            Err(error) => unkept(&error),
+        },
+        Settlement::KeepNote(note) => keep_note(guard, note).await,
+        Settlement::Release => match guard.release_async().await {
+            Ok(()) => Ok(Fate::Released),
+            // Another attempt runs or has ended, which this answer, not being kept, doesn't touch.
+            Err(_) => Ok(Fate::Abandoned),
+        },
+        Settlement::Abandon => Ok(Fate::Abandoned),
+    }
+}
+
+/// Keeps the note of an answer that is too large, without headers if they are what is too large.
+async fn keep_note(guard: Guard, note: Reply) -> Result<Fate, LeaseLost> {
+    let error = match guard.complete_async(note).await {
+        Ok(()) => return Ok(Fate::NotRetained),
+        Err(error) => error,
+    };
+    if error.kind() != ErrorKind::ReplyTooLarge {
+        return unkept(&error);
+    }
+    let (guard, note, _) = error.into_parts();
+    match guard
+        .complete_async(Reply::not_retained(note.status()))
+        .await
+    {
+        Ok(()) => Ok(Fate::NotRetained),
+        Err(error) => unkept(&error),
+    }
+}
+
+/// The client still gets the handler's answer if the store failed: it is true, and a refusal would invite a
+/// retry. Not so if another attempt has the key.
+fn unkept(error: &CompleteError) -> Result<Fate, LeaseLost> {
+    match error.kind() {
+        ErrorKind::LeaseLost => Err(LeaseLost),
+        _ => Ok(Fate::Abandoned),
+    }
+}
+
+impl<B: Body> Answer<B> {
+    fn into_response(self) -> Response<LayerBody<B>> {
+        let body = match self.text {
+            Text::Unread(body) => LayerBody::passed(body),
+            Text::Whole(content) => LayerBody::kept(content),
+            Text::Larger(bytes, rest) => LayerBody::spliced(bytes, rest),
+            Text::Broken(bytes, error) => LayerBody::broken(bytes, error),
+        };
+        Response::from_parts(self.head, body)
+    }
+}

@@ -1,0 +1,128 @@
+//! The service: one request's way through the layer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::future::ResponseFuture;
+use super::layer::ScopeRule;
+use crate::error::ErrorKind;
+use crate::http::{Content, Reason};
+use crate::middleware::LayerBody;
+use crate::middleware::exchange::{Entry, Exchange, Way};
+
+/// A service whose answers are given again to retries; from [`IdempotencyLayer`](super::IdempotencyLayer).
+///
+/// The inner service takes requests whose body is a [`LayerBody`]: the request's own if the request has no
+/// key, its bytes if it has one. axum's routes and tonic's take any body; for a service of your own, name that type.
+#[derive(Clone)]
+pub struct Idempotency<S> {
+    inner: S,
+    exchange: Exchange,
+    scope: Arc<ScopeRule>,
+}
+
+impl<S> Idempotency<S> {
+    pub(super) fn new(inner: S, exchange: Exchange, scope: Arc<ScopeRule>) -> Self {
+        Self {
+            inner,
+            exchange,
+            scope,
+        }
+    }
+}
+
+impl<S, Q, R> Service<Request<Q>> for Idempotency<S>
+where
+    S: Service<Request<LayerBody<Q>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    Q: Body + Send + 'static,
+    Q::Error: Send,
+    R: Body + Send + 'static,
+    R::Error: Send,
+{
+    type Response = Response<LayerBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        match self
+            .exchange
+            .way(request.method(), request.uri().path(), request.headers())
+        {
+            Way::Pass => ResponseFuture::passed(self.inner.call(request.map(LayerBody::passed))),
+            Way::Back(response) => ResponseFuture::ready(response.map(LayerBody::kept)),
+            Way::Engine(entry) => {
+                // The clone isn't ready; the service that is goes with the request.
+                let clone = self.inner.clone();
+                let inner = std::mem::replace(&mut self.inner, clone);
+                let exchange = self.exchange.clone();
+                let scope = Arc::clone(&self.scope);
+                ResponseFuture::exchanged(exchanged(inner, exchange, scope, entry, request))
+            }
+        }
+    }
+}
+
+/// Reads the request, asks the engine, and runs the handler in a task of its own.
+async fn exchanged<S, Q, R>(
+    mut inner: S,
+    exchange: Exchange,
+    scope: Arc<ScopeRule>,
+    entry: Entry,
+    request: Request<Q>,
+) -> Result<Response<LayerBody<R>>, S::Error>
+where
+    S: Service<Request<LayerBody<Q>>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    Q: Body + Send + 'static,
+    Q::Error: Send,
+    R: Body + Send + 'static,
+    R::Error: Send,
+{
+    let back = |response: Response<Content>| Ok(response.map(LayerBody::kept));
+    let (mut head, body) = request.into_parts();
+    let content = match exchange.read(body, &entry.occasion).await {
+        Ok(content) => content,
+        Err(response) => return back(response),
+    };
+    let occasion = entry.occasion.clone();
+    let begin = exchange.begin(entry, &scope(&head), &head, &content.body);
+    let execution = match begin.await {
+        Ok(execution) => execution,
+        Err(response) => return back(response),
+    };
+    // No await from the grant to here: dropped in between, the future would abandon the key.
+    head.extensions.insert(execution.attempt());
+    let request = Request::from_parts(head, LayerBody::kept(content));
+    let run = execution.run(async move { inner.call(request).await });
+    match tokio::spawn(run).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            // The panic goes on where it would have gone without the layer.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => {
+                back(exchange.refusal(&occasion, Reason::Unavailable(ErrorKind::Closed)))
+            }
+        },
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency")
+            .field("inner", &self.inner)
+            .field("exchange", &self.exchange)
+            .finish_non_exhaustive()
+    }
+}
