@@ -163,21 +163,47 @@ impl fmt::Debug for FingerprintBuilder {
 }
 
 fn part_digest(name: &str, value: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"onceward part 1");
-    hasher.update(&length(name.len()));
-    hasher.update(name.as_bytes());
-    hasher.update(&length(value.len()));
-    hasher.update(value);
-    hasher.finalize().into()
+    let (name_bytes, value_bytes) = (length(name.len()), length(value.len()));
+    digest(&[
+        b"onceward part 1",
+        &name_bytes,
+        name.as_bytes(),
+        &value_bytes,
+        value,
+    ])
 }
 
 fn whole_digest<'a>(parts: impl ExactSizeIterator<Item = &'a [u8; 32]>) -> [u8; 32] {
+    const MOST_PIECES: usize = MAX_FINGERPRINT_PARTS + 2;
+    let count = length(parts.len());
+    let mut pieces: [&[u8]; MOST_PIECES] = [b""; MOST_PIECES];
+    pieces[0] = b"onceward fingerprint 1";
+    pieces[1] = &count;
+    let used = parts.len() + 2;
+    for (piece, digest) in pieces[2..].iter_mut().zip(parts) {
+        *piece = digest;
+    }
+    digest(&pieces[..used])
+}
+
+/// The hash of the pieces one after another.
+///
+/// A few short ones are laid side by side first: blake3's state for more costs more than hashing them.
+fn digest(pieces: &[&[u8]]) -> [u8; 32] {
+    const SHORT_BYTES: usize = 256;
+    let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+    if bytes <= SHORT_BYTES {
+        let mut run = [0; SHORT_BYTES];
+        let mut end = 0;
+        for piece in pieces {
+            run[end..end + piece.len()].copy_from_slice(piece);
+            end += piece.len();
+        }
+        return blake3::hash(&run[..end]).into();
+    }
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"onceward fingerprint 1");
-    hasher.update(&length(parts.len()));
-    for digest in parts {
-        hasher.update(digest);
+    for piece in pieces {
+        hasher.update(piece);
     }
     hasher.finalize().into()
 }

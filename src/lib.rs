@@ -87,7 +87,7 @@
 #[cfg(feature = "http")]
 pub mod http;
 pub mod limits;
-#[cfg(feature = "middleware")]
+#[cfg(any(feature = "tower", feature = "actix"))]
 pub mod middleware;
 
 #[cfg(doc)]

@@ -40,23 +40,23 @@ impl Secret {
         Digest(*blake3::keyed_hash(&self.for_keys, key.as_framed().as_bytes()).as_bytes())
     }
 
-    pub(crate) fn seal(&self, fingerprint: &Fingerprint) -> SealedFingerprint {
-        let keyed =
-            |digest: &[u8; 32]| *blake3::keyed_hash(&self.for_fingerprints, digest).as_bytes();
-        let seal_part = |part: &Part| SealedPart {
-            name: part.name.as_ref().into(),
-            tag: *keyed(&part.digest)
-                .first_chunk()
-                .expect("a digest is longer than a tag"),
-        };
-        let parts = fingerprint
-            .parts()
-            .map(|parts| parts.iter().map(seal_part).collect());
+    /// The fingerprint without its parts: enough to tell a retry, and not which part of another request
+    /// differs.
+    pub(crate) fn seal_whole(&self, fingerprint: &Fingerprint) -> SealedFingerprint {
         SealedFingerprint {
             version: fingerprint.version(),
-            whole: keyed(fingerprint.whole()),
-            parts,
+            whole: self.keyed(fingerprint.whole()),
+            parts: None,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn seal(&self, fingerprint: &Fingerprint) -> SealedFingerprint {
+        self.seal_whole(fingerprint).with_parts(self, fingerprint)
+    }
+
+    fn keyed(&self, digest: &[u8; 32]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.for_fingerprints, digest).as_bytes()
     }
 }
 
@@ -144,6 +144,20 @@ pub(crate) struct SealedPart {
 }
 
 impl SealedFingerprint {
+    /// This whole with the parts of the fingerprint that it was sealed from.
+    pub(crate) fn with_parts(mut self, secret: &Secret, fingerprint: &Fingerprint) -> Self {
+        let seal_part = |part: &Part| SealedPart {
+            name: part.name.as_ref().into(),
+            tag: *secret
+                .keyed(&part.digest)
+                .first_chunk()
+                .expect("a digest is longer than a tag"),
+        };
+        let parts = fingerprint.parts();
+        self.parts = parts.map(|parts| parts.iter().map(seal_part).collect());
+        self
+    }
+
     /// Whether both are of the same request. The parts only help to say what differs.
     pub(crate) fn matches(&self, other: &Self) -> bool {
         self.version == other.version && self.whole == other.whole

@@ -19,7 +19,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
 use crate::outcome::{OnAbandon, Outcome};
-use crate::secret::Digest;
+use crate::secret::{Digest, SealedFingerprint};
 use crate::store::{Answer, Glance, Request, Store};
 
 /// Whether a read from the disk may happen in the calling thread.
@@ -59,6 +59,14 @@ pub(super) struct Refused {
     pub(super) oversize: AtomicU64,
 }
 
+/// What a begin finds before anything is changed.
+pub(super) enum Approach {
+    /// This is the answer.
+    Settled(Verdict),
+    /// The store has to decide this.
+    Open(Command),
+}
+
 impl Core {
     pub(super) async fn begin(
         self: &Arc<Self>,
@@ -67,18 +75,43 @@ impl Core {
         terms: Terms,
         reads: Reads,
     ) -> Result<Outcome> {
-        let secret = self.store.secret();
-        let digest = secret.digest(key);
-        let command = Command::Begin {
-            fingerprint: secret.seal(fingerprint),
-            lease: terms.lease,
-            retention: terms.retention,
+        let digest = self.store.secret().digest(key);
+        let verdict = match self.approach(digest, fingerprint, terms, reads).await? {
+            Approach::Settled(verdict) => verdict,
+            Approach::Open(command) => self.submit(key, digest, command).await?,
         };
-        let verdict = self.settle(key, digest, command, reads).await?;
         self.outcome(key, digest, terms, verdict)
     }
 
-    fn outcome(
+    /// Looks at what is published. The parts of a fingerprint are sealed only where more than the whole is
+    /// needed: not for a retry.
+    pub(super) async fn approach(
+        &self,
+        digest: Digest,
+        fingerprint: &Fingerprint,
+        terms: Terms,
+        reads: Reads,
+    ) -> Result<Approach> {
+        let secret = self.store.secret();
+        let whole = secret.seal_whole(fingerprint);
+        let mut glance = self.store.glance(&digest, &begin(whole.clone(), terms))?;
+        if let Glance::Decided(verdict @ (Verdict::Replay(_) | Verdict::InFlight(_))) = glance {
+            return Ok(Approach::Settled(verdict));
+        }
+        let command = begin(whole.with_parts(secret, fingerprint), terms);
+        if matches!(glance, Glance::Decided(_)) {
+            glance = self.store.glance(&digest, &command)?;
+        }
+        if matches!(glance, Glance::Read) {
+            glance = self.read(digest, &command, reads).await?;
+        }
+        Ok(match glance {
+            Glance::Decided(verdict) => Approach::Settled(verdict),
+            Glance::Read | Glance::Write => Approach::Open(command),
+        })
+    }
+
+    pub(super) fn outcome(
         self: &Arc<Self>,
         key: &Key,
         digest: Digest,
@@ -149,36 +182,17 @@ impl Core {
     }
 
     fn is_still_in_flight(&self, digest: &Digest, fingerprint: &Fingerprint) -> Result<bool> {
-        let command = Command::Begin {
-            fingerprint: self.store.secret().seal(fingerprint),
-            lease: self.limits.terms.lease,
-            retention: self.limits.terms.retention,
-        };
+        let whole = self.store.secret().seal_whole(fingerprint);
+        let command = begin(whole, self.limits.terms);
         let glance = self.store.glance(digest, &command)?;
         Ok(matches!(glance, Glance::Decided(Verdict::InFlight(_))))
     }
 
-    /// Answers from what is published if that is enough, else through the store's queue.
-    pub(super) async fn settle(
-        &self,
-        key: &Key,
-        digest: Digest,
-        command: Command,
-        reads: Reads,
-    ) -> Result<Verdict> {
-        let mut glance = self.store.glance(&digest, &command)?;
-        if matches!(glance, Glance::Read) {
-            glance = self
-                .reading(reads, {
-                    let command = command.clone();
-                    move |store| store.read(&digest, &command)
-                })
-                .await?;
-        }
-        match glance {
-            Glance::Decided(verdict) => Ok(verdict),
-            Glance::Read | Glance::Write => self.submit(key, digest, command).await,
-        }
+    /// Reads what a glance didn't tell.
+    async fn read(&self, digest: Digest, command: &Command, reads: Reads) -> Result<Glance> {
+        let command = command.clone();
+        self.reading(reads, move |store| store.read(&digest, &command))
+            .await
     }
 
     /// Queues the command at once, whether or not the future is polled; ends once the store answered.
@@ -230,6 +244,14 @@ impl Core {
             drop(thread.join());
         }
         result
+    }
+}
+
+pub(super) fn begin(fingerprint: SealedFingerprint, terms: Terms) -> Command {
+    Command::Begin {
+        fingerprint,
+        lease: terms.lease,
+        retention: terms.retention,
     }
 }
 

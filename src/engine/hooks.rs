@@ -2,20 +2,22 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_channel::oneshot;
 
 use super::Engine;
-use super::core::Reads;
+use super::core::{Approach, Core, Reads};
 use crate::clock::{Timer, TimerId};
-use crate::decision::{Command, Verdict};
+use crate::decision::Command;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
+use crate::limits::Terms;
 use crate::outcome::Outcome;
-use crate::store::Glance;
+use crate::secret::Digest;
 
 impl Engine {
     /// The most bytes that a reply can have.
@@ -23,30 +25,32 @@ impl Engine {
         self.core.limits.max_reply_bytes
     }
 
-    /// What stands under the key, if that settles a begin without a grant; `None` if only a grant could.
-    pub(crate) async fn standing(
+    /// The first half of a begin: what is published under the key, or the way to a grant. Changes nothing.
+    pub(crate) async fn approach(
         &self,
         key: &Key,
         fingerprint: &Fingerprint,
-    ) -> Result<Option<Outcome>> {
-        let (store, terms) = (&self.core.store, self.core.limits.terms);
-        let digest = store.secret().digest(key);
-        let command = Command::Begin {
-            fingerprint: store.secret().seal(fingerprint),
-            lease: terms.lease,
-            retention: terms.retention,
-        };
-        let mut glance = store.glance(&digest, &command)?;
-        if matches!(glance, Glance::Read) {
-            let read = move |store: &dyn crate::store::Store| store.read(&digest, &command);
-            glance = self.core.reading(Reads::Elsewhere, read).await?;
+        terms: Terms,
+    ) -> Result<Approached> {
+        let terms = terms.check()?;
+        let core = &self.core;
+        let digest = core.store.secret().digest(key);
+        match core
+            .approach(digest, fingerprint, terms, Reads::Elsewhere)
+            .await?
+        {
+            Approach::Settled(verdict) => {
+                let outcome = core.outcome(key, digest, terms, verdict)?;
+                Ok(Approached::Settled(outcome))
+            }
+            Approach::Open(command) => Ok(Approached::Open(Opening {
+                core: Arc::clone(core),
+                key: key.clone(),
+                digest,
+                terms,
+                command,
+            })),
         }
-        Ok(match glance {
-            Glance::Decided(Verdict::Replay(reply)) => Some(Outcome::Replay(reply)),
-            Glance::Decided(Verdict::Conflict(conflict)) => Some(Outcome::Conflict(conflict)),
-            Glance::Decided(Verdict::InFlight(in_flight)) => Some(Outcome::InFlight(in_flight)),
-            Glance::Decided(_) | Glance::Read | Glance::Write => None,
-        })
     }
 
     /// Ends after `duration` on the engine's clock, or at once when the engine closes.
@@ -58,6 +62,36 @@ impl Engine {
             let _is_waited_for = sender.send(());
         });
         Sleep { timer, id, done }
+    }
+}
+
+/// What [`Engine::approach`] found.
+pub(crate) enum Approached {
+    /// A replay, a conflict, or an attempt in flight.
+    Settled(Outcome),
+    /// Nothing that settles it: the store has to be asked for a grant.
+    Open(Opening),
+}
+
+/// The second half of a begin.
+pub(crate) struct Opening {
+    core: Arc<Core>,
+    key: Key,
+    digest: Digest,
+    terms: Terms,
+    command: Command,
+}
+
+impl Opening {
+    /// Asks for the grant. By now the outcome may be another one. Dropping the future is safe, as with
+    /// [`Engine::begin_async`].
+    pub(crate) async fn begin(self) -> Result<Outcome> {
+        let verdict = self
+            .core
+            .submit(&self.key, self.digest, self.command)
+            .await?;
+        self.core
+            .outcome(&self.key, self.digest, self.terms, verdict)
     }
 }
 

@@ -4,7 +4,7 @@ mod blocking;
 mod builder;
 mod core;
 mod guard;
-#[cfg(feature = "middleware")]
+#[cfg(any(feature = "tower", feature = "actix"))]
 mod hooks;
 mod offload;
 mod operate;
@@ -20,6 +20,8 @@ use std::time::Duration;
 
 pub use builder::Builder;
 pub use guard::{CompleteError, Guard, ReleaseError};
+#[cfg(any(feature = "tower", feature = "actix"))]
+pub(crate) use hooks::Approached;
 pub use run::RunError;
 pub use stats::{Health, Stats, Sweep};
 

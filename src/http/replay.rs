@@ -104,15 +104,12 @@ impl Profile {
         let mut first_id = None;
         headers.reserve(reply.headers().len() + 2);
         for (name, value) in reply.headers() {
-            let (Ok(name), Ok(value)) = (
-                HeaderName::from_bytes(name.as_bytes()),
-                HeaderValue::from_maybe_shared(value.clone()),
-            ) else {
+            let Ok(value) = HeaderValue::from_maybe_shared(value.clone()) else {
                 continue;
             };
-            if Some(&name) == rules.request_id.as_ref() {
+            if rules.request_id.as_ref().is_some_and(|id| id == name) {
                 first_id.get_or_insert(value);
-            } else {
+            } else if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
                 headers.append(name, value);
             }
         }

@@ -16,7 +16,7 @@ use super::lease::{First, first};
 use super::options::{DEFAULT_MAX_RUNNING, Options};
 use super::running::{Drain, Slot};
 use super::scope::Scope;
-use crate::engine::{Engine, Guard};
+use crate::engine::{Approached, Engine, Guard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::http::{Admission, Content, Occasion, Profile, Reason};
@@ -50,15 +50,21 @@ pub(super) enum Way {
 
 /// A request with a sound key.
 pub(super) struct Entry {
-    pub(super) key: String,
+    pub(super) key: Key,
     pub(super) occasion: Occasion,
 }
 
-/// What the engine is asked.
-struct Question {
-    key: Key,
-    fingerprint: Fingerprint,
-    terms: Terms,
+/// What the engine answers.
+enum Asked {
+    Granted(Granted),
+    Settled(Outcome),
+}
+
+/// A grant, and the slot that its handler runs in.
+pub(super) struct Granted {
+    pub(super) guard: Guard,
+    pub(super) slot: Slot,
+    pub(super) fingerprint: Fingerprint,
 }
 
 impl Exchange {
@@ -84,18 +90,27 @@ impl Exchange {
         })
     }
 
-    pub(super) fn way(&self, method: &Method, path: &str, headers: &HeaderMap) -> Way {
+    /// What becomes of a request. `scope` is asked only if there is a sound key.
+    pub(super) fn way(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        scope: impl FnOnce() -> Scope,
+    ) -> Way {
         let profile = &self.shared.profile;
-        match profile.admit(method, path, headers) {
-            Admission::Pass => Way::Pass,
-            Admission::Keyed(key) => Way::Engine(Entry {
-                key: key.into_owned(),
-                occasion: profile.occasion(headers),
-            }),
-            Admission::Refused(reason) => {
-                Way::Back(self.refusal(&profile.occasion(headers), reason))
-            }
-        }
+        let reason = match profile.admit(method, path, headers) {
+            Admission::Pass => return Way::Pass,
+            Admission::Refused(reason) => reason,
+            Admission::Keyed(key) => match scope().key(&key) {
+                Ok(key) => {
+                    let occasion = profile.occasion(headers);
+                    return Way::Engine(Entry { key, occasion });
+                }
+                Err(reason) => reason,
+            },
+        };
+        Way::Back(self.refusal(&profile.occasion(headers), reason))
     }
 
     /// A request's whole body.
@@ -119,71 +134,50 @@ impl Exchange {
     pub(super) fn begin(
         &self,
         entry: Entry,
-        scope: &Scope,
         head: &Parts,
         body: &Bytes,
     ) -> impl Future<Output = Result<Execution, Response<Content>>> + Send + use<> {
-        let question = self.question(&entry.key, scope, head, body);
-        let exchange = self.clone();
-        async move {
-            let occasion = entry.occasion;
-            let question = question.map_err(|reason| exchange.refusal(&occasion, reason))?;
-            let outcome = exchange.ask(&question).await;
-            match outcome {
-                Ok((Outcome::Proceed(guard), slot)) => Ok(Execution::new(
-                    exchange,
-                    guard,
-                    slot,
-                    question.fingerprint,
-                    occasion,
-                )),
-                Ok((settled, _)) => Err(exchange.settled(&occasion, settled)),
-                Err(kind) => Err(exchange.refusal(&occasion, Reason::Unavailable(kind))),
-            }
-        }
-    }
-
-    fn question(
-        &self,
-        key: &str,
-        scope: &Scope,
-        head: &Parts,
-        body: &Bytes,
-    ) -> Result<Question, Reason> {
         let Shared {
             engine, options, ..
         } = &*self.shared;
         let fingerprint = options.fingerprint(head, body);
-        Ok(Question {
-            key: scope.key(key)?,
-            fingerprint: fingerprint.map_err(|error| Reason::Unavailable(error.kind()))?,
-            terms: options.terms(head, engine.terms()),
+        let terms = options.terms(head, engine.terms());
+        let exchange = self.clone();
+        async move {
+            let Entry { key, occasion } = entry;
+            let asked = match fingerprint {
+                Ok(fingerprint) => exchange.ask(&key, fingerprint, terms).await,
+                Err(error) => Err(error),
+            };
+            match asked {
+                Ok(Asked::Granted(grant)) => Ok(Execution::new(exchange, grant, occasion)),
+                Ok(Asked::Settled(outcome)) => Err(exchange.settled(&occasion, outcome)),
+                Err(error) => Err(exchange.refusal(&occasion, Reason::Unavailable(error.kind()))),
+            }
+        }
+    }
+
+    async fn ask(&self, key: &Key, fingerprint: Fingerprint, terms: Terms) -> Result<Asked> {
+        let Shared { engine, drain, .. } = &*self.shared;
+        let opening = match engine.approach(key, &fingerprint, terms).await? {
+            Approached::Settled(outcome) => return Ok(Asked::Settled(outcome)),
+            Approached::Open(opening) => opening,
+        };
+        let slot = match drain.try_slot() {
+            Some(slot) => slot,
+            None => self.slot_in_time().await?,
+        };
+        Ok(match opening.begin().await? {
+            Outcome::Proceed(guard) => Asked::Granted(Granted {
+                guard,
+                slot,
+                fingerprint,
+            }),
+            other => Asked::Settled(other),
         })
     }
 
-    async fn ask(&self, question: &Question) -> Result<(Outcome, Option<Slot>), ErrorKind> {
-        let Question {
-            key,
-            fingerprint,
-            terms,
-        } = question;
-        let engine = &self.shared.engine;
-        let kind = |error: Error| error.kind();
-        let slot = match self.shared.drain.try_slot() {
-            Some(slot) => slot,
-            None => match engine.standing(key, fingerprint).await.map_err(kind)? {
-                Some(outcome) => return Ok((outcome, None)),
-                None => self.slot_in_time().await.ok_or(ErrorKind::Overloaded)?,
-            },
-        };
-        let outcome = engine
-            .begin_with_async(key, fingerprint, *terms)
-            .await
-            .map_err(kind)?;
-        Ok((outcome, Some(slot)))
-    }
-
-    async fn slot_in_time(&self) -> Option<Slot> {
+    async fn slot_in_time(&self) -> Result<Slot> {
         let Shared {
             engine,
             drain,
@@ -192,8 +186,25 @@ impl Exchange {
         } = &*self.shared;
         let patience = pin!(engine.sleep(options.slot_wait));
         match first(pin!(drain.next_slot()), patience).await {
-            First::Left(slot) => Some(slot),
-            First::Right(()) => None,
+            First::Left(slot) => Ok(slot),
+            First::Right(()) => Err(Error::new(
+                ErrorKind::Overloaded,
+                "as many handlers are running as may; raise max_running",
+            )),
+        }
+    }
+
+    /// The answer where another attempt has taken the key over.
+    pub(super) async fn standing(
+        &self,
+        occasion: &Occasion,
+        key: &Key,
+        fingerprint: &Fingerprint,
+    ) -> Response<Content> {
+        let engine = &self.shared.engine;
+        match engine.approach(key, fingerprint, engine.terms()).await {
+            Ok(Approached::Settled(outcome)) => self.settled(occasion, outcome),
+            _ => self.refusal(occasion, Reason::Unavailable(ErrorKind::LeaseLost)),
         }
     }
 

@@ -9,14 +9,14 @@ use http_body::Body;
 
 use super::attempt::{Attempt, Disposition, Fate};
 use super::body::LayerBody;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Granted};
 use super::gather::{Gathered, gather};
 use super::lease::under_lease;
 use super::running::Slot;
 use crate::engine::{CompleteError, Guard};
 use crate::error::{ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
-use crate::http::{Answered, Content, Occasion, Profile, Reason};
+use crate::http::{Answered, Content, Occasion, Profile};
 use crate::reply::Reply;
 
 /// The right to run a request's handler, with all that it takes to answer.
@@ -26,7 +26,7 @@ pub(super) struct Execution {
     fingerprint: Fingerprint,
     occasion: Occasion,
     /// Held until the answer is settled.
-    _slot: Option<Slot>,
+    _slot: Slot,
 }
 
 /// A handler's answer, read as far as it has to be.
@@ -52,19 +52,13 @@ enum Settlement {
 }
 
 impl Execution {
-    pub(super) fn new(
-        exchange: Exchange,
-        guard: Guard,
-        slot: Option<Slot>,
-        fingerprint: Fingerprint,
-        occasion: Occasion,
-    ) -> Self {
+    pub(super) fn new(exchange: Exchange, granted: Granted, occasion: Occasion) -> Self {
         Self {
             exchange,
-            guard,
-            fingerprint,
+            guard: granted.guard,
+            fingerprint: granted.fingerprint,
             occasion,
-            _slot: slot,
+            _slot: granted.slot,
         }
     }
 
@@ -105,11 +99,7 @@ impl Execution {
         let fate = settled(profile, &occasion, guard, settlement, &answer.head).await;
         let Ok(fate) = fate else {
             // Another attempt has the key: the client gets what each retry gets.
-            let standing = exchange.shared.engine.standing(&key, &fingerprint).await;
-            let response = match standing {
-                Ok(Some(outcome)) => exchange.settled(&occasion, outcome),
-                _ => exchange.refusal(&occasion, Reason::Unavailable(ErrorKind::LeaseLost)),
-            };
+            let response = exchange.standing(&occasion, &key, &fingerprint).await;
             return response.map(LayerBody::kept);
         };
         let mut response = answer.into_response();

@@ -187,11 +187,13 @@ impl Options {
         if let Some(rule) = &self.fingerprint {
             return rule(head, body);
         }
-        let own = Fingerprint::builder()
+        let mut own = Fingerprint::builder()
             .part("method", head.method.as_str())
             .part("path", head.uri.path())
-            .part("query", head.uri.query().unwrap_or_default())
             .part("body", body);
+        if let Some(query) = head.uri.query() {
+            own = own.part("query", query);
+        }
         let headers = self.fingerprint_headers.iter();
         headers
             .fold(own, |parts, name| {

@@ -19,7 +19,6 @@ use super::convert::{content_response, layer_response, plain_response, request_h
 use super::transform::ScopeRule;
 use crate::error::ErrorKind;
 use crate::http::{Admission, Reason};
-use crate::middleware::Scope;
 use crate::middleware::exchange::{Entry, Exchange, Way};
 
 /// A service whose answers are given again to retries; from
@@ -60,9 +59,10 @@ where
         }
         let (head, way) = match request_head(&request) {
             Some(head) => {
+                let scope = || (self.scope)(&request);
                 let way = self
                     .exchange
-                    .way(&head.method, head.uri.path(), &head.headers);
+                    .way(&head.method, head.uri.path(), &head.headers, scope);
                 (head, way)
             }
             None => unspeakable(&self.exchange),
@@ -77,22 +77,11 @@ where
                 Box::pin(async move { Ok(response.map_into_right_body()) })
             }
             Way::Engine(entry) => {
-                let scope = (self.scope)(&request);
                 let (inner, exchange) = (Rc::clone(&self.inner), self.exchange.clone());
-                Box::pin(async move {
-                    let begun = Begun { entry, scope, head };
-                    exchanged(inner, exchange, begun, request).await
-                })
+                Box::pin(async move { exchanged(inner, exchange, entry, head, request).await })
             }
         }
     }
-}
-
-/// A request with a sound key, before its body is read.
-struct Begun {
-    entry: Entry,
-    scope: Scope,
-    head: Parts,
 }
 
 /// Whether a request goes to the handler as it is, told without turning its head into one of `http` 1.
@@ -119,14 +108,14 @@ fn unspeakable(exchange: &Exchange) -> (Parts, Way) {
 async fn exchanged<S, B>(
     inner: Rc<S>,
     exchange: Exchange,
-    begun: Begun,
+    entry: Entry,
+    head: Parts,
     mut request: ServiceRequest,
 ) -> Answer<B>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    let Begun { entry, scope, head } = begun;
     let body = Messages::of_payload(request.take_payload());
     let content = match exchange.read(body, &entry.occasion).await {
         Ok(content) => content,
@@ -136,7 +125,7 @@ where
         }
     };
     let occasion = entry.occasion.clone();
-    let execution = match exchange.begin(entry, &scope, &head, &content.body).await {
+    let execution = match exchange.begin(entry, &head, &content.body).await {
         Ok(execution) => execution,
         Err(response) => {
             let response = request.into_response(content_response(response));

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
+use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use super::future::ResponseFuture;
@@ -14,6 +16,7 @@ use crate::error::ErrorKind;
 use crate::http::{Content, Reason};
 use crate::middleware::LayerBody;
 use crate::middleware::exchange::{Entry, Exchange, Way};
+use crate::middleware::execution::Execution;
 
 /// A service whose answers are given again to retries; from [`IdempotencyLayer`](super::IdempotencyLayer).
 ///
@@ -55,19 +58,23 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        let scope = || (self.scope)(&head);
         match self
             .exchange
-            .way(request.method(), request.uri().path(), request.headers())
+            .way(&head.method, head.uri.path(), &head.headers, scope)
         {
-            Way::Pass => ResponseFuture::passed(self.inner.call(request.map(LayerBody::passed))),
+            Way::Pass => {
+                let request = Request::from_parts(head, LayerBody::passed(body));
+                ResponseFuture::passed(self.inner.call(request))
+            }
             Way::Back(response) => ResponseFuture::ready(response.map(LayerBody::kept)),
             Way::Engine(entry) => {
                 // The clone isn't ready; the service that is goes with the request.
                 let clone = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, clone);
                 let exchange = self.exchange.clone();
-                let scope = Arc::clone(&self.scope);
-                ResponseFuture::exchanged(exchanged(inner, exchange, scope, entry, request))
+                ResponseFuture::exchanged(exchanged(inner, exchange, entry, head, body))
             }
         }
     }
@@ -75,11 +82,11 @@ where
 
 /// Reads the request, asks the engine, and runs the handler in a task of its own.
 async fn exchanged<S, Q, R>(
-    mut inner: S,
+    inner: S,
     exchange: Exchange,
-    scope: Arc<ScopeRule>,
     entry: Entry,
-    request: Request<Q>,
+    head: Parts,
+    body: Q,
 ) -> Result<Response<LayerBody<R>>, S::Error>
 where
     S: Service<Request<LayerBody<Q>>, Response = Response<R>> + Send + 'static,
@@ -91,22 +98,17 @@ where
     R::Error: Send,
 {
     let back = |response: Response<Content>| Ok(response.map(LayerBody::kept));
-    let (mut head, body) = request.into_parts();
     let content = match exchange.read(body, &entry.occasion).await {
         Ok(content) => content,
         Err(response) => return back(response),
     };
     let occasion = entry.occasion.clone();
-    let begin = exchange.begin(entry, &scope(&head), &head, &content.body);
-    let execution = match begin.await {
+    let execution = match exchange.begin(entry, &head, &content.body).await {
         Ok(execution) => execution,
         Err(response) => return back(response),
     };
     // No await from the grant to here: dropped in between, the future would abandon the key.
-    head.extensions.insert(execution.attempt());
-    let request = Request::from_parts(head, LayerBody::kept(content));
-    let run = execution.run(async move { inner.call(request).await });
-    match tokio::spawn(run).await {
+    match detached(inner, execution, head, content).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             // The panic goes on where it would have gone without the layer.
@@ -116,6 +118,27 @@ where
             }
         },
     }
+}
+
+/// Runs the handler in a task of its own.
+fn detached<S, Q, R>(
+    mut inner: S,
+    execution: Execution,
+    mut head: Parts,
+    content: Content,
+) -> JoinHandle<Result<Response<LayerBody<R>>, S::Error>>
+where
+    S: Service<Request<LayerBody<Q>>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    Q: Body + Send + 'static,
+    Q::Error: Send,
+    R: Body + Send + 'static,
+    R::Error: Send,
+{
+    head.extensions.insert(execution.attempt());
+    let request = Request::from_parts(head, LayerBody::kept(content));
+    tokio::spawn(execution.run(async move { inner.call(request).await }))
 }
 
 impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {
