@@ -10,6 +10,8 @@ mod async_forms;
 mod bad_input;
 mod crash;
 mod failing_disk;
+#[cfg(all(feature = "axum", feature = "actix"))]
+mod http;
 mod layering;
 mod limits;
 mod model;
