@@ -11,11 +11,10 @@ use crate::support::{Bench, folder_of_child, granted, in_flight, key, replayed, 
 /// How large files may get in the child, in blocks of 512 bytes or of 1 KiB, as the shell has it.
 const FILE_BLOCKS: u32 = 6_000;
 
-/// Runs the test below under a limit on the size of files, which makes writes fail as a full disk does.
-fn in_limited_child(path: &Path) -> String {
+/// Runs an ignored test under a limit on the size of files, which makes writes fail as a full disk does.
+pub(crate) fn in_limited_child(test: &str, path: &Path) -> String {
     let command = format!(
-        "trap '' XFSZ; ulimit -f {FILE_BLOCKS}; exec \"$0\" \
-         failing_disk::works_until_the_disk_is_full --exact --ignored --nocapture"
+        "trap '' XFSZ; ulimit -f {FILE_BLOCKS}; exec \"$0\" {test} --exact --ignored --nocapture"
     );
     let output = Command::new("sh")
         .args(["-c", &command])
@@ -36,7 +35,7 @@ fn in_limited_child(path: &Path) -> String {
 #[test]
 fn a_refused_write_fails_closed_and_loses_nothing_that_was_acknowledged() {
     let bench = Bench::new();
-    let output = in_limited_child(&bench.path());
+    let output = in_limited_child("failing_disk::works_until_the_disk_is_full", &bench.path());
     let acknowledged: usize = output
         .lines()
         .find_map(|line| line.strip_prefix("acknowledged "))

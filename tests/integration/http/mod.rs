@@ -4,5 +4,10 @@ mod demo;
 mod raw;
 mod servers;
 
+mod bad_keys;
+mod bodies;
 mod clients;
+mod concurrency;
+mod failing_store;
+mod process;
 mod profiles;

@@ -42,7 +42,7 @@ pub(super) struct Server {
     pub(super) engine: Engine,
     pub(super) clock: ManualClock,
     pub(super) drain: Drain,
-    stop: Option<Box<dyn FnOnce() + Send>>,
+    stop: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl Server {
@@ -183,7 +183,7 @@ mod tower {
 
     use super::*;
 
-    type Started = (SocketAddr, Drain, Box<dyn FnOnce() + Send>);
+    type Started = (SocketAddr, Drain, Box<dyn FnOnce() + Send + Sync>);
 
     pub(super) async fn start(
         engine: &Engine,
@@ -237,7 +237,7 @@ mod actix {
 
     use super::*;
 
-    type Started = (SocketAddr, Drain, Box<dyn FnOnce() + Send>);
+    type Started = (SocketAddr, Drain, Box<dyn FnOnce() + Send + Sync>);
 
     pub(super) async fn start(
         engine: &Engine,
