@@ -9,5 +9,7 @@ mod bodies;
 mod clients;
 mod concurrency;
 mod failing_store;
+mod grpc;
+mod hyper_server;
 mod process;
 mod profiles;

@@ -1,0 +1,36 @@
+//! axum with one layer: a payment that is sent twice with one key is made once.
+//!
+//! ```sh
+//! cargo run --features axum --example quickstart_axum
+//! curl -i -X POST localhost:3000/payments -H 'authorization: me' -H 'idempotency-key: 1'
+//! ```
+
+use axum::{Router, http::header::AUTHORIZATION, routing::post};
+use onceward::middleware::{Attempt, Scope, tower::IdempotencyLayer};
+use onceward::{Engine, http::Profile};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let engine = Engine::open("idempotency")?; // a folder
+    let idempotency = IdempotencyLayer::new(engine.clone(), Profile::deck(), |request| {
+        Scope::header(&request.headers, &AUTHORIZATION) // whose key it is
+    });
+    let drain = idempotency.drain();
+    let app = Router::new()
+        .route("/payments", post(pay))
+        .layer(idempotency);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop)
+        .await?;
+    drain.wait().await; // the handlers whose clients hung up
+    Ok(engine.close_async().await?)
+}
+
+async fn pay(attempt: Option<Attempt>) -> String {
+    format!(
+        "paid in attempt {}\n",
+        attempt.map_or(0, |attempt| attempt.number())
+    )
+}
