@@ -118,7 +118,7 @@ fn layer(criterion: &mut Criterion) {
                 for (key, fingerprint) in work {
                     match engine.begin_async(&key, &fingerprint).await.unwrap() {
                         Outcome::Proceed(guard) => {
-                            guard.complete_async(reply.clone()).await.unwrap()
+                            guard.complete_async(reply.clone()).await.unwrap();
                         }
                         other => panic!("{other:?}"),
                     }

@@ -116,12 +116,11 @@ async fn whatever_the_header_holds_the_answer_is_201_or_400_and_nothing_panics()
         let server = Server::start(kind, profile).await;
         let mut connection = Connection::open(server.address).await;
         let mut accepted = 0;
-        for _ in 0..VALUES / 6 + 1 {
+        for _ in 0..=(VALUES / 6) {
             let value = strategy.new_tree(&mut runner).unwrap().current();
             let executed = server.executed();
-            let response = match connection.post(&value).await {
-                Some(response) => response,
-                None => panic!("the server hung up over {value:?}"),
+            let Some(response) = connection.post(&value).await else {
+                panic!("the server hung up over {value:?}");
             };
             match response.status {
                 // A repeat of an earlier value is a replay.

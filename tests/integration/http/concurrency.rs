@@ -41,7 +41,7 @@ async fn a_thousand_duplicates_on_64_connections_run_once_and_get_one_answer() {
                 tokio::spawn(async move {
                     let mut connection = Connection::open(server.address).await;
                     let mut answers = Vec::new();
-                    for _ in 0..1_000 / CONNECTIONS + 1 {
+                    for _ in 0..=(1_000 / CONNECTIONS) {
                         let response = connection.post(b"\"k\"").await.unwrap();
                         answers.push((response.status, response.body));
                     }
@@ -87,7 +87,7 @@ async fn a_client_that_hangs_up_cancels_nothing_and_its_retry_gets_the_answer() 
             // Gone at a random moment between the send and the answer: the gate is opened before, at
             // about the same time, or after.
             server.executed_reaches(round).await;
-            let (before, steps) = (random.next_u32() % 2 == 0, random.next_u32() % 50);
+            let (before, steps) = (random.next_u32().is_multiple_of(2), random.next_u32() % 50);
             if before {
                 server.open_gate();
             }

@@ -446,7 +446,10 @@ async fn after_a_panic_the_key_is_free_again_in_2_minutes_and_the_handler_learns
         let again = caller.post("k", "{}").await;
         assert_eq!(again.status(), 201);
         let attempts = caller.server.works.attempts.lock().unwrap();
-        let numbers: Vec<_> = attempts.iter().map(|attempt| attempt.number()).collect();
+        let numbers: Vec<_> = attempts
+            .iter()
+            .map(onceward::middleware::Attempt::number)
+            .collect();
         assert_eq!(numbers, [1, 2]);
         assert!(attempts[0].token() < attempts[1].token());
     });

@@ -196,7 +196,7 @@ mod tower {
                 request
                     .headers
                     .get("authorization")
-                    .map(|value| value.as_bytes()),
+                    .map(reqwest::header::HeaderValue::as_bytes),
             )
         });
         let layer = layer.with(options).unwrap();
@@ -250,7 +250,7 @@ mod actix {
                 request
                     .headers()
                     .get("authorization")
-                    .map(|value| value.as_bytes()),
+                    .map(actix_web::http::header::HeaderValue::as_bytes),
             )
         });
         let layer = layer.with(options).unwrap();
