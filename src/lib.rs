@@ -71,6 +71,24 @@
 //! # Ok(()) }) }
 //! ```
 //!
+//! # In front of HTTP handlers
+//!
+//! With the feature `tower` (axum, tonic, hyper) or `actix`, a layer does all of this around a handler, and answers
+//! as a documented API does: Deck's, Deel's, Stripe's, the IETF draft's, or your own.
+#![cfg_attr(
+    all(feature = "tower", feature = "actix"),
+    doc = "The guide is in [`middleware`], the profiles in [`mod@http`]."
+)]
+//!
+//! # Features
+//!
+//! All are off by default, and none changes what another does.
+//!
+//! - `http`: profiles, as data; no framework.
+//! - `tower`: a layer for axum 0.8, tonic 0.14, hyper 1 and every other tower service of `http` 1 requests.
+//! - `axum`: `tower`, and an extractor for axum's handlers.
+//! - `actix`: a middleware for actix-web 4.
+//!
 //! # Limits
 //!
 //! Everything has one: see [`limits`] and [`Builder`]. [`Engine::stats`] shows what is used, and

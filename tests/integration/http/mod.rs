@@ -11,5 +11,6 @@ mod concurrency;
 mod failing_store;
 mod grpc;
 mod hyper_server;
+mod openapi;
 mod process;
 mod profiles;
