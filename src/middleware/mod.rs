@@ -20,7 +20,7 @@
 //!
 //! # In an API's description
 //!
-//! A fragment of OpenAPI 3.1 for Deck's profile; a test holds its examples against what the profile answers.
+//! A fragment of `OpenAPI` 3.1 for Deck's profile; a test holds its examples against what the profile answers.
 //!
 //! ```json
 #![doc = include_str!("../../docs/openapi.json")]
