@@ -11,6 +11,7 @@ mod concurrency;
 mod failing_store;
 mod grpc;
 mod hyper_server;
+mod layer;
 mod openapi;
 mod process;
 mod profiles;

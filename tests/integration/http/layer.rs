@@ -1,0 +1,205 @@
+//! What a service and its handler see of the tower layer, in process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response, StatusCode};
+use axum::routing::post;
+use http_body_util::{BodyExt, Full};
+use onceward::http::{Answer, Profile, Reason, Refusal};
+use onceward::middleware::tower::IdempotencyLayer;
+use onceward::middleware::{Attempt, Disposition, Fate, LayerBody, Scope};
+use onceward::{Engine, EntryState, ErrorKind, Fingerprint, Key, Reply};
+use tower::{Layer, ServiceExt};
+
+fn layer(profile: Profile) -> (IdempotencyLayer, Engine) {
+    let engine = Engine::builder().open_in_memory().unwrap();
+    let layer = IdempotencyLayer::new(engine.clone(), profile, |_| Scope::named("tenant"));
+    (layer, engine)
+}
+
+fn keyed(key: &str) -> Request<Body> {
+    let request = Request::post("/").header("idempotency-key", key);
+    request.body(Body::from("{}")).unwrap()
+}
+
+#[tokio::test]
+async fn an_error_of_the_service_goes_through_and_leaves_the_key_taken() {
+    let (layer, engine) = layer(Profile::deck());
+    let service = layer.layer(tower::service_fn(|_: Request<LayerBody<Body>>| async {
+        Err::<Response<Full<Bytes>>, _>("the upstream has gone")
+    }));
+    let error = service.clone().oneshot(keyed("k")).await.unwrap_err();
+    assert_eq!(error, "the upstream has gone");
+    // Nobody knows how far it came.
+    let entry = engine
+        .lookup(&Key::new("tenant", "k").unwrap())
+        .unwrap()
+        .unwrap();
+    assert!(matches!(entry.state, EntryState::InFlight { .. }));
+    assert_eq!(service.oneshot(keyed("k")).await.unwrap().status(), 409);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_reaches_the_client_as_far_as_it_came_and_isnt_kept() {
+    let (layer, _engine) = layer(Profile::deck());
+    let service = layer.layer(tower::service_fn(|_: Request<LayerBody<Body>>| async {
+        let chunks = [Ok("half"), Err(std::io::Error::other("the disk has gone"))];
+        let body = Body::from_stream(futures::stream::iter(chunks));
+        Ok::<_, std::convert::Infallible>(Response::new(body))
+    }));
+    let response = service.clone().oneshot(keyed("k")).await.unwrap();
+    assert!(matches!(
+        response.extensions().get(),
+        Some(Disposition::Executed {
+            answer: Fate::Abandoned,
+            ..
+        })
+    ));
+    let mut body = response.into_body();
+    let frame = body.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "half");
+    assert!(body.frame().await.unwrap().is_err());
+    assert_eq!(service.oneshot(keyed("k")).await.unwrap().status(), 409);
+}
+
+#[tokio::test]
+async fn a_handler_is_told_of_its_attempt_and_without_one_by_mistake_answers_500() {
+    let (layer, _engine) = layer(Profile::deck());
+    let told = async |attempt: Attempt| {
+        let key = attempt.key();
+        let downstream = key.downstream("charge");
+        format!(
+            "{} {} {} {downstream}",
+            key.key(),
+            attempt.number(),
+            attempt.token() > 0
+        )
+    };
+    let app = Router::new().route("/", post(told)).layer(layer);
+    let response = app.clone().oneshot(keyed("k")).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let downstream = Key::new("tenant", "k").unwrap().downstream("charge");
+    assert_eq!(body, format!("k 1 true {downstream}"));
+    let without_key = Request::post("/").body(Body::empty()).unwrap();
+    let response = app.oneshot(without_key).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn an_outer_layer_sees_what_was_done_with_a_request() {
+    let (layer, _engine) = layer(Profile::deel());
+    let runs = Arc::new(AtomicU64::new(0));
+    let handler = move || {
+        let is_first = runs.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if is_first {
+                StatusCode::BAD_GATEWAY
+            } else {
+                StatusCode::OK
+            }
+        }
+    };
+    let app = Router::new().route("/", post(handler)).layer(layer);
+    let mut seen = Vec::new();
+    for body in ["{}", "{}", "{}", "{\"other\":1}"] {
+        let request = Request::post("/").header("idempotency-key", "k");
+        let response = app
+            .clone()
+            .oneshot(request.body(Body::from(body)).unwrap())
+            .await
+            .unwrap();
+        seen.push(response.extensions().get::<Disposition>().unwrap().clone());
+    }
+    assert!(matches!(
+        seen[0],
+        Disposition::Executed {
+            attempt: 1,
+            answer: Fate::Released,
+            ..
+        }
+    ));
+    assert!(matches!(
+        seen[1],
+        Disposition::Executed {
+            attempt: 1,
+            answer: Fate::Kept,
+            ..
+        }
+    ));
+    assert_eq!(seen[2], Disposition::Replayed);
+    let Disposition::Refused(Reason::Conflict(conflict)) = &seen[3] else {
+        panic!("{:?}", seen[3]);
+    };
+    assert_eq!(conflict.part(), Some("body"));
+}
+
+#[tokio::test]
+async fn a_reply_that_isnt_https_is_never_given_as_an_answer() {
+    let (layer, engine) = layer(Profile::deck());
+    let request = keyed("k");
+    let fingerprint = Fingerprint::builder()
+        .part("method", "POST")
+        .part("path", "/")
+        .part("body", "{}")
+        .build()
+        .unwrap();
+    let reply = || Ok::<_, std::io::Error>(Reply::encode(&17).unwrap());
+    engine
+        .run(&Key::new("tenant", "k").unwrap(), &fingerprint, reply)
+        .unwrap();
+    let app = Router::new().route("/", post(async || "ran")).layer(layer);
+    assert_eq!(app.oneshot(request).await.unwrap().status(), 503);
+}
+
+#[tokio::test]
+async fn a_policys_url_stands_in_each_refusal() {
+    let builder = Profile::ietf()
+        .to_builder()
+        .policy_url("https://example.com/idempotency");
+    let (layer, _engine) = layer(builder.build().unwrap());
+    let app = Router::new().route("/", post(async || "ran")).layer(layer);
+    let without_key = Request::post("/").body(Body::empty()).unwrap();
+    let response = app.oneshot(without_key).await.unwrap();
+    assert_eq!(
+        response.headers()["link"],
+        "<https://example.com/idempotency>; rel=\"describedby\""
+    );
+}
+
+#[tokio::test]
+async fn a_key_can_be_required_of_some_operations_only() {
+    let builder = Profile::ietf().to_builder();
+    let builder = builder.require_key_where(|_, path| path.starts_with("/payments"));
+    let (layer, _engine) = layer(builder.build().unwrap());
+    let app = Router::new()
+        .route("/payments", post(async || "paid"))
+        .route("/notes", post(async || "noted"))
+        .layer(layer);
+    for (path, status) in [("/payments", 400), ("/notes", 200)] {
+        let request = Request::post(path).body(Body::empty()).unwrap();
+        assert_eq!(app.clone().oneshot(request).await.unwrap().status(), status);
+    }
+}
+
+#[test]
+fn profiles_that_make_no_sense_are_refused_with_a_reason() {
+    let builder = Profile::builder;
+    for (builder, word) in [
+        (builder().methods([]), "at least one method"),
+        (builder().max_key_chars(0), "max_key_chars is 0"),
+        (builder().max_key_chars(1_025), "max_key_chars is 1025"),
+        (
+            builder().answer(Refusal::Conflict, Answer::new(101)),
+            "the status 101",
+        ),
+        (builder().policy_url("https://example.com/\r\nx: y"), "URL"),
+        (builder().policy_url(""), "URL"),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
