@@ -5,7 +5,7 @@
 //! curl -i -X POST localhost:3000/payments -H 'authorization: me' -H 'idempotency-key: 1'
 //! ```
 
-use actix_web::{App, HttpServer, http::header::AUTHORIZATION, web};
+use actix_web::{App, HttpServer, http::header::AUTHORIZATION, rt, web};
 use onceward::middleware::{Attempt, Scope, actix::IdempotencyMiddleware};
 use onceward::{Engine, http::Profile};
 
@@ -13,22 +13,32 @@ use onceward::{Engine, http::Profile};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::open("idempotency")?; // a folder
     let idempotency = IdempotencyMiddleware::new(engine.clone(), Profile::deel(), |request| {
-        // Whose key it is.
+        // Whose key it is: an API key's owner.
         let token = request.headers().get(AUTHORIZATION);
-        token.map_or_else(Scope::unknown, |token| Scope::digest(token.as_bytes()))
+        token.map_or_else(Scope::unknown, |token| Scope::credential(token.as_bytes()))
     });
+    let drain = idempotency.drain();
     let app = move || {
         App::new()
             .wrap(idempotency.clone())
             .route("/payments", web::post().to(pay))
     };
-    HttpServer::new(app).bind("127.0.0.1:3000")?.run().await?;
+    let server = HttpServer::new(app)
+        .disable_signals()
+        .bind("127.0.0.1:3000")?
+        .run();
+    let handle = server.handle();
+    rt::spawn(async move {
+        tokio::signal::ctrl_c().await.unwrap_or_default();
+        handle.pause().await; // no new connections
+        drain.wait().await; // the handlers whose clients hung up: they end with their worker
+        handle.stop(true).await;
+    });
+    server.await?;
     Ok(engine.close_async().await?)
 }
 
 async fn pay(attempt: Option<Attempt>) -> String {
-    format!(
-        "paid in attempt {}\n",
-        attempt.map_or(0, |attempt| attempt.number())
-    )
+    let attempt = attempt.map_or(0, |attempt| attempt.number());
+    format!("paid in attempt {attempt}\n")
 }

@@ -6,31 +6,23 @@
 //! ```
 
 use axum::{Router, http::header::AUTHORIZATION, routing::post};
-use onceward::middleware::{Attempt, Scope, tower::IdempotencyLayer};
+use onceward::middleware::{Scope, tower::IdempotencyLayer};
 use onceward::{Engine, http::Profile};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::open("idempotency")?; // a folder
     let idempotency = IdempotencyLayer::new(engine.clone(), Profile::deck(), |request| {
-        Scope::header(&request.headers, &AUTHORIZATION) // whose key it is
+        Scope::header(&request.headers, &AUTHORIZATION) // whose key it is: an API key's owner
     });
     let drain = idempotency.drain();
     let app = Router::new()
-        .route("/payments", post(pay))
+        .route("/payments", post(async || "paid\n"))
         .layer(idempotency);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-    let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     axum::serve(listener, app)
-        .with_graceful_shutdown(stop)
+        .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or_default() })
         .await?;
     drain.wait().await; // the handlers whose clients hung up
     Ok(engine.close_async().await?)
-}
-
-async fn pay(attempt: Option<Attempt>) -> String {
-    format!(
-        "paid in attempt {}\n",
-        attempt.map_or(0, |attempt| attempt.number())
-    )
 }

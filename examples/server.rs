@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -51,9 +51,10 @@ async fn main() -> Result<(), Error> {
         .layer(from_fn(identify))
         .with_state(Arc::new(Effects::open(&settings.db)?));
     let listener = tokio::net::TcpListener::bind(&settings.listen).await?;
+    let stop = told_to_stop()?;
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app)
-        .with_graceful_shutdown(told_to_stop())
+        .with_graceful_shutdown(stop)
         .await?;
     // The connections are done; now the handlers whose clients have gone, and then the records.
     drain.wait().await;
@@ -231,7 +232,8 @@ impl Effects {
             .append(true)
             .create(true)
             .open(&path)?;
-        let lines: Vec<String> = BufReader::new(&log).lines().collect::<Result<_, _>>()?;
+        let mut text = Vec::new();
+        log.read_to_end(&mut text)?;
         log.write_all(b"\n")?;
         let mut done = Done {
             log,
@@ -239,8 +241,8 @@ impl Effects {
             payments: Vec::new(),
             positions: HashMap::new(),
         };
-        for line in lines {
-            if let Ok(mut entry) = serde_json::from_str::<Object>(&line) {
+        for line in text.split(|byte| *byte == b'\n') {
+            if let Ok(mut entry) = serde_json::from_slice::<Object>(line) {
                 match entry.remove("payment") {
                     Some(Value::Object(payment)) => done.remember(&payment),
                     _ => done.executed += 1,
@@ -356,13 +358,15 @@ fn duration(text: &str) -> Result<Duration, Error> {
     Ok(Duration::from_millis(number.saturating_mul(unit_ms)))
 }
 
-/// Ends with the first SIGTERM or SIGINT.
-async fn told_to_stop() {
+/// Ends with the first SIGTERM or SIGINT after the call.
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be listened to");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

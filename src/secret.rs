@@ -11,6 +11,7 @@ use crate::key::Key;
 pub(crate) struct Secret {
     for_keys: [u8; 32],
     for_fingerprints: [u8; 32],
+    for_scopes: [u8; 32],
     check: [u8; 32],
 }
 
@@ -20,6 +21,7 @@ impl Secret {
         Self {
             for_keys: blake3::derive_key("onceward 2025 idempotency key digests", material),
             for_fingerprints: blake3::derive_key("onceward 2025 fingerprints at rest", material),
+            for_scopes: blake3::derive_key("onceward 2026 scopes of credentials", material),
             check: blake3::derive_key("onceward 2025 secret check value", material),
         }
     }
@@ -34,6 +36,13 @@ impl Secret {
     /// Tells whether a secret is the one that a store was made with, and nothing else about it.
     pub(crate) fn check_value(&self) -> [u8; 32] {
         self.check
+    }
+
+    /// A scope's name for a credential, from which the credential can't be guessed without the secret.
+    #[cfg(any(feature = "tower", feature = "actix"))]
+    pub(crate) fn scope(&self, credential: &[u8]) -> String {
+        let hash = blake3::keyed_hash(&self.for_scopes, credential);
+        hash.to_hex().to_string()
     }
 
     pub(crate) fn digest(&self, key: &Key) -> Digest {

@@ -1,6 +1,8 @@
-// Node 18 or newer, or a browser: one key for all tries of one payment.
+// Node 18 or newer (in a browser, take crypto.randomUUID): one key for all tries of one payment.
+import { randomUUID } from "node:crypto";
+
 export async function pay(url, payment, { tries = 3, waitMs = 500 } = {}) {
-  const key = crypto.randomUUID(); // made once, before the first try
+  const key = randomUUID(); // made once, before the first try
   let problem;
   for (let attempt = 1; attempt <= tries; attempt += 1) {
     let pauseMs = waitMs * 2 ** (attempt - 1) * (0.5 + Math.random());

@@ -1,5 +1,6 @@
 """Python 3.8 or newer, standard library only: one key for all tries of one payment."""
 
+import http.client
 import json
 import random
 import sys
@@ -27,7 +28,7 @@ def pay(url, payment, tries=3, wait=0.5):
             if attempt == tries or (after is None and error.code < 500):
                 raise
             pause = float(after) if after else pause
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             # No answer, or half of one: it may have been carried out, and the same key finds out.
             if attempt == tries:
                 raise

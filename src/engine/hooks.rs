@@ -10,7 +10,7 @@ use futures_channel::oneshot;
 
 use super::Engine;
 use super::core::{Approach, Core, Reads};
-use crate::clock::{Timer, TimerId};
+use crate::clock::{Timer, TimerId, Timestamp};
 use crate::decision::Command;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
@@ -23,6 +23,11 @@ impl Engine {
     /// The most bytes that a reply can have.
     pub(crate) fn max_reply_bytes(&self) -> usize {
         self.core.limits.max_reply_bytes
+    }
+
+    /// The name of a credential's scope, keyed with the store's secret.
+    pub(crate) fn scope_of(&self, credential: &[u8]) -> String {
+        self.core.store.secret().scope(credential)
     }
 
     /// The first half of a begin: what is published under the key, or the way to a grant. Changes nothing.
@@ -53,10 +58,14 @@ impl Engine {
         }
     }
 
-    /// Ends after `duration` on the engine's clock, or at once when the engine closes.
-    pub(crate) fn sleep(&self, duration: Duration) -> Sleep {
+    /// The moment that lies `duration` ahead on the engine's clock.
+    pub(crate) fn moment_in(&self, duration: Duration) -> Timestamp {
+        self.core.timeline.now().plus(duration)
+    }
+
+    /// Ends at `when`, or at once when the engine closes.
+    pub(crate) fn sleep_until(&self, when: Timestamp) -> Sleep {
         let (sender, done) = oneshot::channel();
-        let when = self.core.timeline.now().plus(duration);
         let timer = self.core.timer.clone();
         let id = timer.schedule(when, move || {
             let _is_waited_for = sender.send(());
@@ -95,7 +104,7 @@ impl Opening {
     }
 }
 
-/// The future of [`Engine::sleep`]; dropping it takes it off the timer.
+/// The future of [`Engine::sleep_until`]; dropping it takes it off the timer.
 #[derive(Debug)]
 pub(crate) struct Sleep {
     timer: Timer,

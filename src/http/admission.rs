@@ -1,6 +1,7 @@
 //! What becomes of a request, as far as its head tells.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
@@ -61,7 +62,8 @@ impl Profile {
         if key.contains(char::is_control) {
             return Some(KeyProblem::ControlCharacter);
         }
-        let (expected, is_met) = rules.format?;
+        let (name, is_met) = rules.format.as_ref()?;
+        let expected = Arc::clone(name);
         (!is_met(key)).then_some(KeyProblem::WrongFormat { expected })
     }
 }

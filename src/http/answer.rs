@@ -38,11 +38,13 @@ pub enum Refusal {
     Unavailable,
     /// The request was carried out before, and its answer was too large to keep.
     NotRetained,
+    /// The server stopped while the handler ran.
+    Interrupted,
 }
 
 impl Refusal {
     /// Each of them once, in the order of their numbers.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::KeyMissing,
         Self::KeyMalformed,
         Self::ScopeUnknown,
@@ -52,6 +54,7 @@ impl Refusal {
         Self::InFlight,
         Self::Unavailable,
         Self::NotRetained,
+        Self::Interrupted,
     ];
 }
 
@@ -85,6 +88,8 @@ pub enum Reason {
         /// The first answer's status.
         status: u16,
     },
+    /// [`Refusal::Interrupted`].
+    Interrupted,
 }
 
 impl Reason {
@@ -100,6 +105,7 @@ impl Reason {
             Self::InFlight(_) => Refusal::InFlight,
             Self::Unavailable(_) => Refusal::Unavailable,
             Self::NotRetained { .. } => Refusal::NotRetained,
+            Self::Interrupted => Refusal::Interrupted,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::answer::{Answer, Refusal};
@@ -62,8 +62,12 @@ impl ProfileBuilder {
 
     /// A format that keys must have, such as `"a UUID"`, checked before anything is looked up; the
     /// draft recommends one (section 5). The name is told to clients whose key doesn't have it.
-    pub fn key_format(self, name: &'static str, is_met: fn(&str) -> bool) -> Self {
-        self.set(|rules| rules.format = Some((name, is_met)))
+    pub fn key_format(
+        self,
+        name: impl Into<Arc<str>>,
+        is_met: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|rules| rules.format = Some((name.into(), Arc::new(is_met))))
     }
 
     /// Whether every request that the profile covers has to have a key.
@@ -154,7 +158,8 @@ impl ProfileBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] if no method is covered, keys may have 0 or more than 1,024 characters, an
-    /// answer has a status that isn't between 200 and 599, or the policy's URL can't stand in a header.
+    /// answer has a status that isn't between 200 and 599, the policy's URL can't stand in a header, or replays
+    /// are to name the first request's id while requests have none.
     pub fn build(self) -> Result<Profile> {
         let Self {
             mut profile,
@@ -174,12 +179,13 @@ impl ProfileBuilder {
                 )));
             }
         }
+        if profile.rules.original_request_id.is_some() && profile.rules.request_id.is_none() {
+            return Err(invalid(
+                "original_request_id needs request_id, the header that the id is taken from",
+            ));
+        }
         if let Some(url) = policy_url {
-            let link = link(&url)?;
-            let rules = Arc::make_mut(&mut profile.rules);
-            for answer in &mut rules.answers {
-                *answer = answer.clone().header(header::LINK, link.clone());
-            }
+            Arc::make_mut(&mut profile.rules).policy_link = Some(link(&url)?);
         }
         Ok(profile)
     }
@@ -220,6 +226,7 @@ pub(super) fn plain(name: &'static str) -> Rules {
         replay_mark: None,
         original_request_id: None,
         request_id: Some(HeaderName::from_static("x-request-id")),
+        policy_link: None,
         fields: super::fields::FieldPolicy::default(),
     }
 }

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderName};
 
 /// Fields that belong to one connection (RFC 9110, section 7.6.1) and are never kept.
-const HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -15,7 +15,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Fields that a retry doesn't get unless the user says so: they are of one moment or carry credentials.
-const DROPPED_BY_DEFAULT: [HeaderName; 12] = [
+static DROPPED_BY_DEFAULT: [HeaderName; 12] = [
     header::SET_COOKIE,
     HeaderName::from_static("set-cookie2"),
     header::DATE,
@@ -31,15 +31,22 @@ const DROPPED_BY_DEFAULT: [HeaderName; 12] = [
 ];
 
 /// Fields that describe the body, which a note of an answer that isn't kept doesn't have.
-const OF_THE_BODY: [HeaderName; 8] = [
+static OF_THE_BODY: [HeaderName; 15] = [
     header::CONTENT_TYPE,
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
     header::CONTENT_LANGUAGE,
     header::CONTENT_RANGE,
     header::CONTENT_DISPOSITION,
+    header::CONTENT_LOCATION,
+    header::ACCEPT_RANGES,
     header::ETAG,
+    header::LAST_MODIFIED,
     header::TRAILER,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
 ];
 
 /// The fields that a profile leaves out of what it keeps.
@@ -110,7 +117,7 @@ mod tests {
     #[test]
     fn fields_of_the_connection_are_never_kept() {
         let mut policy = FieldPolicy::default();
-        for name in HOP_BY_HOP {
+        for name in &HOP_BY_HOP {
             policy.keep(name.clone());
             assert_eq!(kept(&policy, &["location"]), ["location"]);
             let names = [

@@ -41,11 +41,12 @@ impl<'a> Answered<'a> {
 /// What gRPC calls an answer without a status.
 const GRPC_UNKNOWN: u32 = 2;
 
-/// Whether the headers are those of a gRPC request or answer.
+/// Whether the headers are those of a gRPC request or answer. gRPC-Web isn't: its status stands in the body.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let value = headers.get(http::header::CONTENT_TYPE);
+    value
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 fn grpc_status(fields: &HeaderMap) -> Option<u32> {
@@ -125,6 +126,8 @@ mod tests {
     #[test]
     fn other_answers_succeed_by_their_http_status() {
         let head = headers(&[("grpc-status", "0")]);
+        let web = headers(&[("content-type", "application/grpc-web+proto")]);
+        assert_eq!(Answered::new(StatusCode::OK, &web, None).grpc_status, None);
         for (status, is_success) in [
             (200, true),
             (204, true),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use http::header::{GetAll, HeaderValue};
 use sfv::{BareItem, Item, Parser};
@@ -21,7 +22,7 @@ pub enum KeySyntax {
 }
 
 /// Why a request's key is malformed. Its text, which a client may see, doesn't repeat the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyProblem {
     /// More than one header carries a key.
@@ -54,7 +55,7 @@ pub enum KeyProblem {
     #[non_exhaustive]
     WrongFormat {
         /// The format's name.
-        expected: &'static str,
+        expected: Arc<str>,
     },
 }
 

@@ -19,7 +19,7 @@ const DRAFT: &str = "https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-id
 type Row = (Refusal, u16, u32, &'static str, &'static str, &'static str);
 
 /// What the presets share; where an API documents its own status, code or text, its preset says so.
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     (
         Refusal::KeyMissing,
         400,
@@ -91,6 +91,14 @@ const ROWS: [Row; 9] = [
         "idempotency_answer_not_retained",
         "The first answer was not retained",
         "The request was carried out before ({detail}); the answer was too large to keep.",
+    ),
+    (
+        Refusal::Interrupted,
+        503,
+        14,
+        "request_interrupted",
+        "The request was interrupted",
+        "The server stopped before the request was carried out to its end; retry with the same Idempotency-Key.",
     ),
 ];
 
@@ -201,7 +209,7 @@ fn with_status(status: u16) -> Answer {
 /// Answers that a client should come back after say when.
 fn waiting(refusal: Refusal, answer: Answer) -> Answer {
     match refusal {
-        Refusal::InFlight | Refusal::Unavailable => answer.retry_after(),
+        Refusal::InFlight | Refusal::Unavailable | Refusal::Interrupted => answer.retry_after(),
         _ => answer,
     }
 }
@@ -246,6 +254,7 @@ mod tests {
                 Reason::Conflict(Conflict { part: None }),
                 Reason::Unavailable(ErrorKind::Io),
                 Reason::NotRetained { status: 201 },
+                Reason::Interrupted,
             ] {
                 let response = profile.refuse(&occasion, &reason);
                 assert_ne!(

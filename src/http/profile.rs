@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue, LINK};
 use http::{Method, Response};
 
 use super::answer::{Answer, Reason, Refusal};
@@ -41,11 +41,13 @@ pub(super) struct Rules {
     pub(super) replay_mark: Option<(HeaderName, HeaderValue)>,
     pub(super) original_request_id: Option<HeaderName>,
     pub(super) request_id: Option<HeaderName>,
+    /// What names the page of the API's policy on each refusal.
+    pub(super) policy_link: Option<HeaderValue>,
     pub(super) fields: FieldPolicy,
 }
 
 /// A format that keys must have: its name, and whether a key has it.
-pub(super) type Format = (&'static str, fn(&str) -> bool);
+pub(super) type Format = (Arc<str>, Arc<dyn Fn(&str) -> bool + Send + Sync>);
 
 type RequiredRule = dyn Fn(&Method, &str) -> bool + Send + Sync;
 
@@ -100,12 +102,17 @@ impl Profile {
         let wait = match reason {
             Reason::InFlight(in_flight) if in_flight.is_held() => Some(self.rules.held_retry_after),
             Reason::InFlight(in_flight) => Some(in_flight.retry_after()),
-            Reason::Unavailable(_) => Some(self.rules.unavailable_retry_after),
+            Reason::Unavailable(_) | Reason::Interrupted => {
+                Some(self.rules.unavailable_retry_after)
+            }
             _ => None,
         };
         let mut response = self
             .answer_to(reason.refusal())
             .render(occasion, reason, wait);
+        if let Some(link) = &self.rules.policy_link {
+            response.headers_mut().append(LINK, link.clone());
+        }
         self.identify(response.headers_mut(), occasion);
         response
     }

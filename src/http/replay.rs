@@ -60,20 +60,18 @@ impl Profile {
         headers: &HeaderMap,
         is_wanted: impl Fn(&HeaderName) -> bool,
     ) -> Reply {
-        let kept = self
-            .rules
-            .fields
-            .kept(headers)
-            .filter(|(name, _)| is_wanted(name));
-        let mut reply = kept.fold(reply, |reply, (name, value)| {
+        let id_header = self.rules.request_id.as_ref();
+        let fields = self.rules.fields.kept(headers);
+        let kept = fields.filter(|(name, _)| Some(*name) != id_header && is_wanted(name));
+        let reply = kept.fold(reply, |reply, (name, value)| {
             reply.with_header(name.as_str(), Bytes::copy_from_slice(value.as_bytes()))
         });
-        if let Some(name) = &self.rules.request_id
-            && !headers.contains_key(name)
-        {
-            reply = reply.with_header(name.as_str(), occasion.request_id().to_owned());
-        }
-        reply
+        let Some(name) = id_header else {
+            return reply;
+        };
+        // Whatever is dropped: a later request may have to name this one.
+        let id = headers.get(name).unwrap_or(&occasion.request_id);
+        reply.with_header(name.as_str(), Bytes::copy_from_slice(id.as_bytes()))
     }
 
     /// The answer to a retry: the reply's status, headers, body and trailers, marked as the profile marks
@@ -122,8 +120,10 @@ impl Profile {
         self.identify(headers, occasion);
     }
 
-    /// Adds the request's id, unless there is one.
-    pub(crate) fn identify(&self, headers: &mut HeaderMap, occasion: &Occasion) {
+    /// Adds the request's id to an answer's headers, unless there is one or the profile has no header for it.
+    ///
+    /// Refusals and replays have it; a first answer needs it before it is sent.
+    pub fn identify(&self, headers: &mut HeaderMap, occasion: &Occasion) {
         if let Some(name) = &self.rules.request_id
             && !headers.contains_key(name)
         {

@@ -65,4 +65,6 @@ pub enum Fate {
     /// It could be neither kept nor released, because the store failed or the answer broke off. The key
     /// stays taken until its lease ends.
     Abandoned,
+    /// The lease was over, and another attempt had taken the key by then, or the key was forgotten.
+    TakenOver,
 }

@@ -1,12 +1,12 @@
 //! One request's way to a grant, the same for every framework.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, Uri};
 use http_body::Body;
 
 use super::attempt::{Attempt, Disposition};
@@ -102,7 +102,7 @@ impl Exchange {
         let reason = match profile.admit(method, path, headers) {
             Admission::Pass => return Way::Pass,
             Admission::Refused(reason) => reason,
-            Admission::Keyed(key) => match scope().key(&key) {
+            Admission::Keyed(key) => match scope().key(&key, &self.shared.engine) {
                 Ok(key) => {
                     let occasion = profile.occasion(headers);
                     return Way::Engine(Entry { key, occasion });
@@ -120,7 +120,7 @@ impl Exchange {
         occasion: &Occasion,
     ) -> Result<Content, Response<Content>> {
         let max_bytes = self.shared.options.max_body_bytes;
-        let reason = match gather(pin!(body), max_bytes).await {
+        let reason = match gather(pin!(body), max_bytes, pending()).await {
             Gathered::Whole(content) => return Ok(content),
             Gathered::Larger(_) => Reason::BodyTooLarge { max_bytes },
             Gathered::Broken(..) => Reason::BodyUnreadable,
@@ -135,12 +135,13 @@ impl Exchange {
         &self,
         entry: Entry,
         head: &Parts,
+        uri: &Uri,
         body: &Bytes,
     ) -> impl Future<Output = Result<Execution, Response<Content>>> + Send + use<> {
         let Shared {
             engine, options, ..
         } = &*self.shared;
-        let fingerprint = options.fingerprint(head, body);
+        let fingerprint = options.fingerprint(head, uri, body);
         let terms = options.terms(head, engine.terms());
         let exchange = self.clone();
         async move {
@@ -184,7 +185,7 @@ impl Exchange {
             options,
             ..
         } = &*self.shared;
-        let patience = pin!(engine.sleep(options.slot_wait));
+        let patience = pin!(engine.sleep_until(engine.moment_in(options.slot_wait)));
         match first(pin!(drain.next_slot()), patience).await {
             First::Left(slot) => Ok(slot),
             First::Right(()) => Err(Error::new(
@@ -194,17 +195,17 @@ impl Exchange {
         }
     }
 
-    /// The answer where another attempt has taken the key over.
+    /// What each retry gets, where another attempt has taken the key over and stands.
     pub(super) async fn standing(
         &self,
         occasion: &Occasion,
         key: &Key,
         fingerprint: &Fingerprint,
-    ) -> Response<Content> {
+    ) -> Option<Response<Content>> {
         let engine = &self.shared.engine;
         match engine.approach(key, fingerprint, engine.terms()).await {
-            Ok(Approached::Settled(outcome)) => self.settled(occasion, outcome),
-            _ => self.refusal(occasion, Reason::Unavailable(ErrorKind::LeaseLost)),
+            Ok(Approached::Settled(outcome)) => Some(self.settled(occasion, outcome)),
+            _ => None,
         }
     }
 

@@ -9,7 +9,7 @@ use http_body::Body;
 
 use super::attempt::{Attempt, Disposition, Fate};
 use super::body::LayerBody;
-use super::exchange::{Exchange, Granted};
+use super::exchange::{Exchange, Granted, Shared};
 use super::gather::{Gathered, gather};
 use super::lease::under_lease;
 use super::running::Slot;
@@ -62,6 +62,10 @@ impl Execution {
         }
     }
 
+    pub(super) fn occasion(&self) -> &Occasion {
+        &self.occasion
+    }
+
     pub(super) fn attempt(&self) -> Attempt {
         Attempt::of(&self.guard)
     }
@@ -74,10 +78,9 @@ impl Execution {
         handler: impl Future<Output = Result<Response<B>, E>>,
     ) -> Result<Response<LayerBody<B>>, E> {
         let shared = self.exchange.shared.clone();
-        let limit = shared.engine.max_reply_bytes();
         let work = async {
             let answer = handler.await?;
-            Ok(read(answer, &shared.profile, limit).await)
+            Ok(read(answer, &shared).await)
         };
         let renew_for = shared.options.renew_for;
         let answer = under_lease(&shared.engine, &mut self.guard, renew_for, work).await?;
@@ -97,26 +100,30 @@ impl Execution {
         let key = guard.key().clone();
         let settlement = settlement(profile, &occasion, &answer);
         let fate = settled(profile, &occasion, guard, settlement, &answer.head).await;
-        let Ok(fate) = fate else {
-            // Another attempt has the key: the client gets what each retry gets.
-            let response = exchange.standing(&occasion, &key, &fingerprint).await;
+        if fate == Fate::TakenOver
+            && let Some(response) = exchange.standing(&occasion, &key, &fingerprint).await
+        {
             return response.map(LayerBody::kept);
-        };
+        }
         let mut response = answer.into_response();
         profile.identify(response.headers_mut(), &occasion);
-        let answer = fate;
-        response
-            .extensions_mut()
-            .insert(Disposition::Executed { attempt, answer });
+        let disposition = Disposition::Executed {
+            attempt,
+            answer: fate,
+        };
+        response.extensions_mut().insert(disposition);
         response
     }
 }
 
-/// The attempt's lease was taken over while its handler ran.
-struct LeaseLost;
-
 /// Reads as much of an answer as it takes to keep it.
-async fn read<B: Body>(answer: Response<B>, profile: &Profile, limit: usize) -> Answer<B> {
+async fn read<B: Body>(answer: Response<B>, shared: &Shared) -> Answer<B> {
+    let Shared {
+        engine,
+        profile,
+        options,
+        ..
+    } = shared;
     let (head, body) = answer.into_parts();
     let is_told_by_head = !profile.decides_by_trailers(&head.headers);
     let answered = Answered::new(head.status, &head.headers, None);
@@ -127,7 +134,9 @@ async fn read<B: Body>(answer: Response<B>, profile: &Profile, limit: usize) -> 
         };
     }
     let mut body = Box::pin(body);
-    let text = match gather(body.as_mut(), limit).await {
+    let end = engine.moment_in(options.answer_time);
+    let patience = async { engine.sleep_until(end).await };
+    let text = match gather(body.as_mut(), engine.max_reply_bytes(), patience).await {
         Gathered::Whole(content) => Text::Whole(content),
         Gathered::Larger(bytes) => Text::Larger(bytes, body),
         Gathered::Broken(bytes, error) => Text::Broken(bytes, error),
@@ -160,10 +169,10 @@ async fn settled(
     guard: Guard,
     settlement: Settlement,
     head: &response::Parts,
-) -> Result<Fate, LeaseLost> {
+) -> Fate {
     match settlement {
         Settlement::Keep(reply) => match guard.complete_async(reply).await {
-            Ok(()) => Ok(Fate::Kept),
+            Ok(()) => Fate::Kept,
             Err(error) if error.kind() == ErrorKind::ReplyTooLarge => {
                 let (guard, _, _) = error.into_parts();
                 keep_note(guard, profile.note(occasion, head)).await
@@ -172,18 +181,18 @@ async fn settled(
         },
         Settlement::KeepNote(note) => keep_note(guard, note).await,
         Settlement::Release => match guard.release_async().await {
-            Ok(()) => Ok(Fate::Released),
+            Ok(()) => Fate::Released,
             // Another attempt runs or has ended, which this answer, not being kept, doesn't touch.
-            Err(_) => Ok(Fate::Abandoned),
+            Err(_) => Fate::Abandoned,
         },
-        Settlement::Abandon => Ok(Fate::Abandoned),
+        Settlement::Abandon => Fate::Abandoned,
     }
 }
 
 /// Keeps the note of an answer that is too large, without headers if they are what is too large.
-async fn keep_note(guard: Guard, note: Reply) -> Result<Fate, LeaseLost> {
+async fn keep_note(guard: Guard, note: Reply) -> Fate {
     let error = match guard.complete_async(note).await {
-        Ok(()) => return Ok(Fate::NotRetained),
+        Ok(()) => return Fate::NotRetained,
         Err(error) => error,
     };
     if error.kind() != ErrorKind::ReplyTooLarge {
@@ -194,17 +203,17 @@ async fn keep_note(guard: Guard, note: Reply) -> Result<Fate, LeaseLost> {
         .complete_async(Reply::not_retained(note.status()))
         .await
     {
-        Ok(()) => Ok(Fate::NotRetained),
+        Ok(()) => Fate::NotRetained,
         Err(error) => unkept(&error),
     }
 }
 
 /// The client still gets the handler's answer if the store failed: it is true, and a refusal would invite a
-/// retry. Not so if another attempt has the key.
-fn unkept(error: &CompleteError) -> Result<Fate, LeaseLost> {
+/// retry. So it does if the key was taken over, unless another answer stands by now.
+fn unkept(error: &CompleteError) -> Fate {
     match error.kind() {
-        ErrorKind::LeaseLost => Err(LeaseLost),
-        _ => Ok(Fate::Abandoned),
+        ErrorKind::LeaseLost => Fate::TakenOver,
+        _ => Fate::Abandoned,
     }
 }
 

@@ -1,12 +1,13 @@
 //! Reads a body up to a limit.
 
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Body;
 
+use super::lease::{First, first};
 use crate::http::Content;
 
 /// How the reading of a body ended.
@@ -14,22 +15,33 @@ use crate::http::Content;
 pub(super) enum Gathered<E> {
     /// This is all of it.
     Whole(Content),
-    /// It goes on after these bytes, and is larger than the limit.
+    /// It goes on after these bytes, and is larger than the limit or takes longer.
     Larger(Bytes),
     /// It broke off after these bytes.
     Broken(Bytes, E),
 }
 
-/// Reads `body` to its end, or until it is larger than `limit` bytes. A single chunk is not copied.
-pub(super) async fn gather<B: Body>(mut body: Pin<&mut B>, limit: usize) -> Gathered<B::Error> {
+/// Reads `body` to its end, or until it is larger than `limit` bytes or `patience` has ended. A single chunk is
+/// not copied. `patience` is polled only while the body is waited for.
+pub(super) async fn gather<B: Body>(
+    mut body: Pin<&mut B>,
+    limit: usize,
+    patience: impl Future<Output = ()>,
+) -> Gathered<B::Error> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         return Gathered::Larger(Bytes::new());
     }
+    let mut patience = pin!(patience);
     let mut read = Read::default();
     let mut trailers: Option<HeaderMap> = None;
     while !body.is_end_stream() {
-        match poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        let frame = pin!(poll_fn(|context| body.as_mut().poll_frame(context)));
+        let frame = match first(frame, patience.as_mut()).await {
+            First::Left(frame) => frame,
+            First::Right(()) => return Gathered::Larger(read.into_bytes()),
+        };
+        match frame {
             None => break,
             Some(Err(error)) => return Gathered::Broken(read.into_bytes(), error),
             Some(Ok(frame)) => match frame.into_data() {
@@ -125,7 +137,7 @@ mod tests {
         announced: u64,
     ) -> Gathered<&'static str> {
         let mut body = Frames(frames.into_iter().collect(), announced);
-        futures::executor::block_on(gather(Pin::new(&mut body), 4))
+        futures::executor::block_on(gather(Pin::new(&mut body), 4, std::future::pending()))
     }
 
     #[test]
@@ -145,6 +157,21 @@ mod tests {
             assert!(matches!(read(frames, 0), Gathered::Larger(bytes) if bytes == "abcde"));
         }
         assert!(matches!(read([data("abcde")], 5), Gathered::Larger(bytes) if bytes.is_empty()));
+    }
+
+    #[test]
+    fn a_body_that_takes_too_long_is_larger_and_one_that_is_there_never_is() {
+        let mut body = Frames([data("ab")].into(), 0);
+        let gathered = gather(Pin::new(&mut body), 4, std::future::ready(()));
+        let gathered = futures::executor::block_on(gathered);
+        assert!(matches!(gathered, Gathered::Whole(content) if content.body == "ab"));
+        let mut stalled = http_body_util::StreamBody::new(futures::StreamExt::chain(
+            futures::stream::iter([data("ab")]),
+            futures::stream::pending(),
+        ));
+        let gathered = gather(Pin::new(&mut stalled), 4, std::future::ready(()));
+        let gathered = futures::executor::block_on(gathered);
+        assert!(matches!(gathered, Gathered::Larger(bytes) if bytes == "ab"));
     }
 
     #[test]

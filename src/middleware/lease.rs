@@ -22,7 +22,10 @@ pub(super) async fn under_lease<W: Future>(
     while passed < renew_for {
         let limit = renew_for.saturating_sub(passed);
         let pause = (guard.lease_left() / 2).min(limit).max(LEAST_PAUSE);
-        if let First::Left(output) = first(work.as_mut(), pin!(engine.sleep(pause))).await {
+        let half = engine.moment_in(pause);
+        // The timer is told only of handlers that aren't done at once.
+        let pausing = async { engine.sleep_until(half).await };
+        if let First::Left(output) = first(work.as_mut(), pin!(pausing)).await {
             return output;
         }
         passed += pause;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
 use http::request::Parts;
+use http::{HeaderName, Uri};
 
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
@@ -21,6 +21,7 @@ const OWN_PARTS: usize = 4;
 const HEADER_PART: &str = "header ";
 const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
 const DEFAULT_RENEW_FOR: Duration = Duration::from_secs(15 * 60);
+const DEFAULT_ANSWER_TIME: Duration = Duration::from_secs(30);
 const DEFAULT_SLOT_WAIT: Duration = Duration::from_secs(1);
 pub(super) const DEFAULT_MAX_RUNNING: usize = 1_024;
 
@@ -45,6 +46,7 @@ pub struct Options {
     retention: Option<Duration>,
     terms_for: Option<Arc<TermsRule>>,
     pub(super) renew_for: Duration,
+    pub(super) answer_time: Duration,
     pub(super) max_running: Option<usize>,
     pub(super) slot_wait: Duration,
     fingerprint_headers: Vec<HeaderName>,
@@ -59,6 +61,7 @@ impl Default for Options {
             retention: None,
             terms_for: None,
             renew_for: DEFAULT_RENEW_FOR,
+            answer_time: DEFAULT_ANSWER_TIME,
             max_running: None,
             slot_wait: DEFAULT_SLOT_WAIT,
             fingerprint_headers: Vec::new(),
@@ -105,9 +108,17 @@ impl Options {
 
     /// How long after its grant the lease of a running handler goes on being renewed: 15 minutes unless it
     /// is set; zero renews nothing. A handler that runs longer than this and the lease may be run a second
-    /// time beside the first.
+    /// time beside the first. So may one that blocks its thread for longer than the lease: renewals run beside
+    /// it, between its awaits.
     pub fn renew_for(mut self, limit: Duration) -> Self {
         self.renew_for = limit;
+        self
+    }
+
+    /// How long an answer may take from its head to its end: 30 s unless it is set. One that takes longer is treated
+    /// like one that is too large: it goes on to its client, and a note is kept in its place.
+    pub fn max_answer_time(mut self, limit: Duration) -> Self {
+        self.answer_time = limit;
         self
     }
 
@@ -127,6 +138,8 @@ impl Options {
 
     /// Makes a header part of the fingerprint: a retry has to send it with the same values. Method, path,
     /// query and body are part of it always.
+    ///
+    /// Adding a header to a running service makes conflicts of retries whose first request came before.
     pub fn fingerprint_header(mut self, name: HeaderName) -> Self {
         if !self.fingerprint_headers.contains(&name) {
             self.fingerprint_headers.push(name);
@@ -183,15 +196,17 @@ impl Options {
     }
 
     /// What makes a retry the same request.
-    pub(super) fn fingerprint(&self, head: &Parts, body: &Bytes) -> Result<Fingerprint> {
+    ///
+    /// `uri` is the request's as the client sent it, of which a router may have cut a part for the handler.
+    pub(super) fn fingerprint(&self, head: &Parts, uri: &Uri, body: &Bytes) -> Result<Fingerprint> {
         if let Some(rule) = &self.fingerprint {
             return rule(head, body);
         }
         let mut own = Fingerprint::builder()
             .part("method", head.method.as_str())
-            .part("path", head.uri.path())
+            .part("path", uri.path())
             .part("body", body);
-        if let Some(query) = head.uri.query() {
+        if let Some(query) = uri.query() {
             own = own.part("query", query);
         }
         let headers = self.fingerprint_headers.iter();
@@ -215,9 +230,37 @@ impl fmt::Debug for Options {
             .field("lease", &self.lease)
             .field("retention", &self.retention)
             .field("renew_for", &self.renew_for)
+            .field("max_answer_time", &self.answer_time)
             .field("max_running", &self.max_running)
             .field("max_running_wait", &self.slot_wait)
             .field("fingerprint_headers", &self.fingerprint_headers)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_is_told_by_is_pinned() {
+        let request = http::Request::post("https://host/payments?x=1")
+            .body(())
+            .unwrap();
+        let (mut head, ()) = request.into_parts();
+        let uri = head.uri.clone();
+        head.headers.insert("x-currency", "EUR".parse().unwrap());
+        let body = Bytes::from_static(b"{}");
+        let parts = Fingerprint::builder()
+            .part("method", "POST")
+            .part("path", "/payments")
+            .part("query", "x=1")
+            .part("body", "{}");
+        let plain = Options::new().fingerprint(&head, &uri, &body).unwrap();
+        assert_eq!(plain, parts.clone().build().unwrap());
+        let options = Options::new().fingerprint_header("x-currency".parse().unwrap());
+        let parts = parts.part("header x-currency", b"\x03\0\0\0\0\0\0\0EUR");
+        let with_header = options.fingerprint(&head, &uri, &body).unwrap();
+        assert_eq!(with_header, parts.build().unwrap());
     }
 }

@@ -54,20 +54,23 @@ impl Drain {
     /// A slot, if one is free.
     pub(super) fn try_slot(&self) -> Option<Slot> {
         let permit = Arc::clone(&self.shared.slots).try_acquire_owned().ok()?;
-        Some(self.slot(permit))
+        Some(Slot {
+            permit: Some(permit),
+            drain: self.clone(),
+        })
     }
 
     /// A slot, as soon as one is free. First come, first served.
     pub(super) async fn next_slot(&self) -> Slot {
-        let permit = Arc::clone(&self.shared.slots).acquire_owned().await;
-        self.slot(permit.expect("the semaphore is never closed"))
-    }
-
-    fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
-        Slot {
-            permit: Some(permit),
+        // Made before the wait: a permit may be handed to a future that is dropped before it sees it,
+        // and then goes back unseen. This is dropped after that, and tells whoever waits for the last one.
+        let mut slot = Slot {
+            permit: None,
             drain: self.clone(),
-        }
+        };
+        let permit = Arc::clone(&self.shared.slots).acquire_owned().await;
+        slot.permit = Some(permit.expect("the semaphore is never closed"));
+        slot
     }
 }
 
@@ -91,5 +94,52 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.permit = None;
         self.drain.shared.left.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_slot_that_is_handed_to_a_dropped_waiter_is_noticed_by_the_drain() {
+        let drain = Drain::new(1);
+        let running = drain.try_slot().unwrap();
+        let woken = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut wait = pin!(drain.wait());
+        assert!(
+            wait.as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        {
+            let mut next = pin!(drain.next_slot());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(next.as_mut().poll(&mut context).is_pending());
+            drop(running); // Its permit is the waiter's now.
+            assert!(
+                wait.as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
+        }
+        assert_eq!(drain.running(), 0);
+        assert!(woken.0.load(Ordering::SeqCst) > 1);
+        assert_eq!(wait.poll(&mut Context::from_waker(&waker)), Poll::Ready(()));
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName};
 
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::http::Reason;
 use crate::key::Key;
@@ -19,33 +20,35 @@ pub struct Scope(Owner);
 #[derive(Clone, PartialEq, Eq)]
 enum Owner {
     Named(String),
+    Credential(Vec<u8>),
     Everybody,
     Unknown,
 }
 
 impl Scope {
     /// The scope of this name: 1 to 1,024 bytes without control characters. It is kept as text, for
-    /// operators; for a credential use [`digest`](Scope::digest).
+    /// operators; for a credential use [`credential`](Scope::credential).
     ///
     /// A name that is no scope's is as good as [`unknown`](Scope::unknown).
     pub fn named(name: impl Into<String>) -> Self {
         Self(Owner::Named(name.into()))
     }
 
-    /// The scope of a credential, such as a bearer token: its BLAKE3 hash, so that the credential itself is
-    /// never written down. Any length.
-    pub fn digest(credential: impl AsRef<[u8]>) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("onceward 2026 scope of a credential");
-        hasher.update(credential.as_ref());
-        Self(Owner::Named(hasher.finalize().to_hex().to_string()))
+    /// The scope of a credential, such as an API key: a hash of it, keyed with the store's secret or pepper, so
+    /// that the credential is never written down and can't be guessed from the files. Any length.
+    ///
+    /// Only for credentials that don't change: a client that comes back with a refreshed token is in another
+    /// scope, where its key is new, and its retry runs again. Name the account then.
+    pub fn credential(credential: impl Into<Vec<u8>>) -> Self {
+        Self(Owner::Credential(credential.into()))
     }
 
-    /// The [digest](Scope::digest) of a header's value; [unknown](Scope::unknown) if there is no such header, or
-    /// more than one.
+    /// The [credential](Scope::credential) in a header, such as an API key in `authorization`;
+    /// [unknown](Scope::unknown) if there is no such header, or more than one.
     pub fn header(headers: &HeaderMap, name: &HeaderName) -> Self {
         let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
-            (Some(value), None) => Self::digest(value.as_bytes()),
+            (Some(value), None) => Self::credential(value.as_bytes()),
             _ => Self::unknown(),
         }
     }
@@ -62,9 +65,10 @@ impl Scope {
     }
 
     /// The key in this scope. The key has been checked before.
-    pub(super) fn key(&self, key: &str) -> Result<Key, Reason> {
+    pub(super) fn key(&self, key: &str, engine: &Engine) -> Result<Key, Reason> {
         let key = match &self.0 {
             Owner::Named(name) => Key::new(name, key),
+            Owner::Credential(credential) => Key::new(engine.scope_of(credential), key),
             Owner::Everybody => Key::unscoped(key),
             Owner::Unknown => return Err(Reason::ScopeUnknown),
         };
@@ -76,6 +80,7 @@ impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             Owner::Named(_) => "Scope::named(..)",
+            Owner::Credential(_) => "Scope::credential(..)",
             Owner::Everybody => "Scope::everybody()",
             Owner::Unknown => "Scope::unknown()",
         })
@@ -88,14 +93,27 @@ mod tests {
 
     use super::*;
 
+    fn engine() -> Engine {
+        Engine::builder().open_in_memory().unwrap()
+    }
+
+    #[test]
+    fn a_credential_is_not_in_its_scopes_name_and_each_store_has_another_one() {
+        let key = |engine: &Engine| Scope::credential("canary").key("k", engine).unwrap();
+        let (one, other) = (engine(), engine());
+        assert_eq!(key(&one), key(&one));
+        assert_ne!(key(&one), key(&other));
+        assert!(!key(&one).scope().unwrap().contains("canary"));
+    }
+
     #[test]
     fn a_header_that_is_missing_or_repeated_names_nobody() {
         let mut headers = HeaderMap::new();
         assert_eq!(Scope::header(&headers, &AUTHORIZATION), Scope::unknown());
         headers.append(AUTHORIZATION, HeaderValue::from_bytes(b"one\xff").unwrap());
         let one = Scope::header(&headers, &AUTHORIZATION);
-        assert_eq!(one, Scope::digest(b"one\xff"));
-        assert!(one.key("k").is_ok());
+        assert_eq!(one, Scope::credential(b"one\xff"));
+        assert!(one.key("k", &engine()).is_ok());
         headers.append(AUTHORIZATION, HeaderValue::from_static("two"));
         assert_eq!(Scope::header(&headers, &AUTHORIZATION), Scope::unknown());
     }
@@ -103,10 +121,19 @@ mod tests {
     #[test]
     fn a_name_that_is_no_scopes_names_nobody() {
         for name in ["", "a\nb", &"x".repeat(1_025)] {
-            assert_eq!(Scope::named(name).key("k"), Err(Reason::ScopeUnknown));
+            assert_eq!(
+                Scope::named(name).key("k", &engine()),
+                Err(Reason::ScopeUnknown)
+            );
         }
-        assert_eq!(Scope::unknown().key("k"), Err(Reason::ScopeUnknown));
-        assert_eq!(Scope::everybody().key("k").unwrap().scope(), None);
+        assert_eq!(
+            Scope::unknown().key("k", &engine()),
+            Err(Reason::ScopeUnknown)
+        );
+        assert_eq!(
+            Scope::everybody().key("k", &engine()).unwrap().scope(),
+            None
+        );
     }
 
     #[test]

@@ -36,7 +36,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tokio", &["middleware"]),
     ("tower_service", &["middleware/tower"]),
     ("tower_layer", &["middleware/tower"]),
-    ("axum_core", &["middleware/tower/extract"]),
+    (
+        "axum",
+        &["middleware/tower/extract", "middleware/tower/uri"],
+    ),
     ("actix_web", &["middleware/actix"]),
 ];
 

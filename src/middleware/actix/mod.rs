@@ -11,7 +11,7 @@
 //! # let engine = Engine::builder().open_in_memory()?;
 //! let idempotency = IdempotencyMiddleware::new(engine, Profile::deel(), |request| {
 //!     match request.headers().get(AUTHORIZATION) {
-//!         Some(value) => Scope::digest(value.as_bytes()),
+//!         Some(value) => Scope::credential(value.as_bytes()),
 //!         None => Scope::unknown(),
 //!     }
 //! });

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, forward_ready};
-use actix_web::{Error, HttpMessage, HttpRequest, rt};
+use actix_web::error::InternalError;
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, rt};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
@@ -19,6 +20,7 @@ use super::convert::{content_response, layer_response, plain_response, request_h
 use super::transform::ScopeRule;
 use crate::error::ErrorKind;
 use crate::http::{Admission, Reason};
+use crate::middleware::Attempt;
 use crate::middleware::exchange::{Entry, Exchange, Way};
 
 /// A service whose answers are given again to retries; from
@@ -86,6 +88,10 @@ where
 
 /// Whether a request goes to the handler as it is, told without turning its head into one of `http` 1.
 fn passes(exchange: &Exchange, request: &ServiceRequest) -> bool {
+    if request.extensions().get::<Attempt>().is_some() {
+        // Another middleware further out answers for this request.
+        return true;
+    }
     let profile = &exchange.shared.profile;
     let Ok(method) = Method::from_bytes(request.method().as_str().as_bytes()) else {
         return true;
@@ -124,23 +130,24 @@ where
             return Ok(response.map_into_right_body());
         }
     };
-    let occasion = entry.occasion.clone();
-    let execution = match exchange.begin(entry, &head, &content.body).await {
+    let begin = exchange.begin(entry, &head, &head.uri, &content.body);
+    let execution = match begin.await {
         Ok(execution) => execution,
         Err(response) => {
             let response = request.into_response(content_response(response));
             return Ok(response.map_into_right_body());
         }
     };
+    let occasion = execution.occasion().clone();
     // No await from the grant to here: dropped in between, the future would abandon the key.
     request.extensions_mut().insert(execution.attempt());
     request.set_payload(Payload::from(content.body));
     // The core settles what the client will see; what actix-web needs beside it waits here.
-    let aside: Rc<Cell<Option<Result<HttpRequest, Error>>>> = Rc::default();
+    let aside: Rc<Cell<Option<Aside>>> = Rc::default();
     let handler = {
         let aside = Rc::clone(&aside);
         async move {
-            let (beside, response) = match inner.call(request).await {
+            let (origin, response) = match inner.call(request).await {
                 Ok(answer) => {
                     let (request, response) = answer.into_parts();
                     (Ok(request), response.map_into_boxed_body())
@@ -150,28 +157,37 @@ where
                     (Err(error), response)
                 }
             };
-            aside.set(Some(beside));
-            Ok::<_, Infallible>(plain_response(response))
+            let (bare, body) = response.into_parts();
+            let plain = plain_response(&bare, body);
+            aside.set(Some(Aside { origin, bare }));
+            Ok::<_, Infallible>(plain)
         }
     };
     match rt::spawn(execution.run(handler)).await {
-        Ok(Ok(response)) => match aside.take() {
-            Some(Ok(request)) => {
-                let response = ServiceResponse::new(request, layer_response(response));
-                Ok(response.map_into_right_body())
+        Ok(Ok(response)) => {
+            let aside = aside.take().expect("the handler has run");
+            let response = layer_response(aside.bare, response);
+            match aside.origin {
+                Ok(request) => Ok(ServiceResponse::new(request, response).map_into_right_body()),
+                // Not the error itself: it need not give the same response a second time.
+                Err(error) => Err(InternalError::from_response(error, response).into()),
             }
-            Some(Err(error)) => Err(error),
-            None => unreachable!("the handler has run"),
-        },
+        }
         Err(error) => match error.try_into_panic() {
             // The panic goes on where it would have gone without the middleware.
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_cancelled) => {
-                let reason = Reason::Unavailable(ErrorKind::Closed);
-                Err(super::convert::refused(exchange.refusal(&occasion, reason)))
+                let response = content_response(exchange.refusal(&occasion, Reason::Interrupted));
+                Err(InternalError::from_response("the handler was cancelled", response).into())
             }
         },
     }
+}
+
+/// What of a handler's answer doesn't go through the core.
+struct Aside {
+    origin: Result<HttpRequest, Error>,
+    bare: HttpResponse<()>,
 }
 
 impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {

@@ -1,25 +1,45 @@
 //! The attempt as an argument of axum's handlers.
 
 use std::convert::Infallible;
+use std::fmt;
 
-use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
 use crate::middleware::Attempt;
 
-/// For handlers behind a layer whose profile requires a key; others take `Option<Attempt>`.
+/// A handler takes an [`Attempt`], and its request has none: it came without a key, or its route has no layer.
 ///
-/// Rejects with 500 where there is no attempt, because a route that isn't behind a layer is the server's mistake.
-impl<S: Sync> FromRequestParts<S> for Attempt {
-    type Rejection = (StatusCode, &'static str);
+/// Answered with 500, because it is the server's mistake: take `Option<Attempt>`, or let the profile require a key.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct AttemptMissing;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        parts.extensions.get().cloned().ok_or((
-            StatusCode::INTERNAL_SERVER_ERROR,
+impl fmt::Display for AttemptMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
             "the handler takes an Attempt, and the request has none: it has no idempotency key, or the \
              route has no idempotency layer",
-        ))
+        )
+    }
+}
+
+impl std::error::Error for AttemptMissing {}
+
+impl IntoResponse for AttemptMissing {
+    fn into_response(self) -> Response {
+        (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
+    }
+}
+
+/// For handlers behind a layer whose profile requires a key; others take `Option<Attempt>`.
+impl<S: Sync> FromRequestParts<S> for Attempt {
+    type Rejection = AttemptMissing;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, AttemptMissing> {
+        parts.extensions.get().cloned().ok_or(AttemptMissing)
     }
 }
 

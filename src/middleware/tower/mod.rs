@@ -19,6 +19,9 @@
 //! # Ok::<(), onceward::Error>(())
 //! ```
 //!
+//! The fingerprint is of the path that the client sent. With the feature `axum` that is so behind `nest` as well; without
+//! it, put the layer outside of a nested router, which sees a shortened path.
+//!
 //! The layer's futures need tokio: a handler runs in a task of its own.
 
 #[cfg(feature = "axum")]
@@ -26,7 +29,10 @@ mod extract;
 mod future;
 mod layer;
 mod service;
+mod uri;
 
+#[cfg(feature = "axum")]
+pub use extract::AttemptMissing;
 pub use future::ResponseFuture;
 pub use layer::IdempotencyLayer;
 pub use service::Idempotency;

@@ -12,11 +12,11 @@ use tower_service::Service;
 
 use super::future::ResponseFuture;
 use super::layer::ScopeRule;
-use crate::error::ErrorKind;
+use super::uri::sent_uri;
 use crate::http::{Content, Reason};
-use crate::middleware::LayerBody;
 use crate::middleware::exchange::{Entry, Exchange, Way};
 use crate::middleware::execution::Execution;
+use crate::middleware::{Attempt, LayerBody};
 
 /// A service whose answers are given again to retries; from [`IdempotencyLayer`](super::IdempotencyLayer).
 ///
@@ -59,11 +59,14 @@ where
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let scope = || (self.scope)(&head);
-        match self
-            .exchange
-            .way(&head.method, head.uri.path(), &head.headers, scope)
-        {
+        let way = if head.extensions.get::<Attempt>().is_some() {
+            // Another layer further out answers for this request.
+            Way::Pass
+        } else {
+            let (path, scope) = (sent_uri(&head).path(), || (self.scope)(&head));
+            self.exchange.way(&head.method, path, &head.headers, scope)
+        };
+        match way {
             Way::Pass => {
                 let request = Request::from_parts(head, LayerBody::passed(body));
                 ResponseFuture::passed(self.inner.call(request))
@@ -102,20 +105,19 @@ where
         Ok(content) => content,
         Err(response) => return back(response),
     };
-    let occasion = entry.occasion.clone();
-    let execution = match exchange.begin(entry, &head, &content.body).await {
+    let begin = exchange.begin(entry, &head, sent_uri(&head), &content.body);
+    let execution = match begin.await {
         Ok(execution) => execution,
         Err(response) => return back(response),
     };
+    let occasion = execution.occasion().clone();
     // No await from the grant to here: dropped in between, the future would abandon the key.
     match detached(inner, execution, head, content).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             // The panic goes on where it would have gone without the layer.
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => {
-                back(exchange.refusal(&occasion, Reason::Unavailable(ErrorKind::Closed)))
-            }
+            Err(_cancelled) => back(exchange.refusal(&occasion, Reason::Interrupted)),
         },
     }
 }

@@ -203,3 +203,120 @@ fn profiles_that_make_no_sense_are_refused_with_a_reason() {
         assert!(error.to_string().contains(word), "{error}");
     }
 }
+
+#[tokio::test]
+async fn nested_routes_are_told_apart_by_the_path_that_the_client_sent() {
+    let (layer, _engine) = layer(Profile::deck());
+    let cancel = Router::new()
+        .route("/cancel", post(async || "cancelled"))
+        .layer(layer);
+    let app = Router::new().nest("/orders/{id}", cancel);
+    for (path, status) in [("/orders/17/cancel", 200), ("/orders/18/cancel", 409)] {
+        let request = Request::post(path).header("idempotency-key", "k");
+        let request = request.body(Body::empty()).unwrap();
+        assert_eq!(app.clone().oneshot(request).await.unwrap().status(), status);
+    }
+}
+
+#[tokio::test]
+async fn of_two_layers_around_a_handler_the_outer_one_answers() {
+    let (layer, _engine) = layer(Profile::deck());
+    let inner = Router::new()
+        .route("/", post(async || "ran"))
+        .layer(layer.clone());
+    let app = inner.layer(layer);
+    for disposition in ["Executed", "Replayed"] {
+        let response = app.clone().oneshot(keyed("k")).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let seen = format!("{:?}", response.extensions().get::<Disposition>());
+        assert!(seen.contains(disposition), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_end_goes_to_its_client_and_holds_no_slot() {
+    use futures::StreamExt;
+    use onceward::ManualClock;
+
+    let clock = ManualClock::new();
+    let engine = Engine::builder()
+        .clock(clock.clone())
+        .open_in_memory()
+        .unwrap();
+    let layer = IdempotencyLayer::new(engine, Profile::deel(), |_| Scope::named("tenant"));
+    let drain = layer.drain();
+    let (sent, has_sent) = tokio::sync::oneshot::channel();
+    let sent = Arc::new(std::sync::Mutex::new(Some(sent)));
+    let service = layer.layer(tower::service_fn(move |_: Request<LayerBody<Body>>| {
+        let sent = sent.lock().unwrap().take();
+        let first = futures::stream::once(async move { Ok::<_, std::io::Error>("event") });
+        // Polled again only once the event has been read.
+        let rest = futures::stream::once(async move {
+            sent.unwrap().send(()).unwrap();
+            std::future::pending().await
+        });
+        let response = Response::new(Body::from_stream(first.chain(rest)));
+        async move { Ok::<_, std::convert::Infallible>(response) }
+    }));
+    let response = tokio::spawn(service.oneshot(keyed("k")));
+    has_sent.await.unwrap();
+    assert_eq!(drain.running(), 1);
+    while drain.running() > 0 {
+        clock.advance(std::time::Duration::from_millis(10));
+        tokio::task::yield_now().await;
+    }
+    let response = response.await.unwrap().unwrap();
+    assert!(matches!(
+        response.extensions().get(),
+        Some(Disposition::Executed {
+            answer: Fate::NotRetained,
+            ..
+        })
+    ));
+    let frame = response.into_body().frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "event");
+}
+
+#[actix_web::test]
+async fn an_error_of_actix_web_is_answered_once_and_replayed_as_it_was() {
+    use actix_web::error::InternalError;
+    use actix_web::http::StatusCode as ActixStatus;
+    use actix_web::middleware::from_fn;
+    use actix_web::{App, HttpResponse, test, web};
+    use onceward::middleware::actix::IdempotencyMiddleware;
+
+    let engine = Engine::builder().open_in_memory().unwrap();
+    let idempotency = IdempotencyMiddleware::new(engine, Profile::deck(), |_| Scope::everybody());
+    let refusing = from_fn(
+        |_request, _next: actix_web::middleware::Next<actix_web::body::BoxBody>| async {
+            let response =
+                HttpResponse::build(ActixStatus::UNPROCESSABLE_ENTITY).body("no such account");
+            let error: actix_web::Error = InternalError::from_response("refused", response).into();
+            Err::<actix_web::dev::ServiceResponse, _>(error)
+        },
+    );
+    let app = App::new()
+        .route("/", web::post().to(async || "ran"))
+        .wrap(refusing)
+        .wrap(idempotency);
+    let app = test::init_service(app).await;
+    for is_replay in [false, true] {
+        let request = test::TestRequest::post()
+            .uri("/")
+            .insert_header(("idempotency-key", "k"));
+        let response = match test::try_call_service(&app, request.to_request()).await {
+            Ok(response) => response.into_parts().1.map_into_boxed_body(),
+            Err(error) => HttpResponse::from_error(error),
+        };
+        assert_eq!(response.status(), ActixStatus::UNPROCESSABLE_ENTITY);
+        assert_eq!(
+            response.headers().contains_key("idempotent-replayed"),
+            is_replay
+        );
+        assert!(response.headers().contains_key("x-request-id"));
+        let body = actix_web::body::to_bytes(response.into_body())
+            .await
+            .unwrap();
+        assert_eq!(body, "no such account");
+    }
+}

@@ -1,4 +1,4 @@
-//! The OpenAPI fragment of the guide: its examples are what Deck's profile answers.
+//! The `OpenAPI` fragment of the guide: its examples are what Deck's profile answers.
 
 use onceward::http::Profile;
 use onceward::middleware::Options;

@@ -89,7 +89,7 @@ async fn sigterm_under_load_cuts_no_request_that_was_accepted() {
         .post(demo.payments())
         .header("idempotency-key", "slow");
     let slow = slow
-        .header("x-demo-delay-ms", "1500")
+        .header("x-demo-delay-ms", "5000")
         .json(&json!({ "key": "slow" }));
     let slow = tokio::spawn(slow.send());
     while demo.executed().await == 0 {
@@ -98,6 +98,9 @@ async fn sigterm_under_load_cuts_no_request_that_was_accepted() {
     slow.abort();
     let payments = under_load(&mut demo, |demo| demo.tell("-TERM")).await;
     assert!(demo.ended(), "the server did not end well");
+    // It was still running when the server was told to stop.
+    let ended_last = demo.effects().last().unwrap()["payment"]["key"] == "slow";
+    assert!(ended_last, "the slow handler didn't outlast the load");
     let effects = demo.effects();
     let made = made(&effects);
     for (key, told) in &payments {

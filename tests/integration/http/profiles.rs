@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::servers::{KINDS, Kind, Server};
 use crate::support::{JUST_UNDER_LEASE, JUST_UNDER_RETENTION, MS};
 
+/// A body for a request with this id.
+type Body = fn(&str) -> Value;
+
 /// What the table says of one profile.
 struct Api {
     profile: fn() -> Profile,
@@ -17,8 +20,9 @@ struct Api {
     is_quoted: bool,
     requires_key: bool,
     keeps_failures: bool,
-    conflict: (u16, fn(&str) -> Value),
-    in_flight: u16,
+    conflict: (u16, Body),
+    in_flight: (u16, Body),
+    content_type: &'static str,
     mark: Option<(&'static str, &'static str)>,
 }
 
@@ -31,7 +35,8 @@ const APIS: [Api; 4] = [
         requires_key: false,
         keeps_failures: true,
         conflict: (409, deck_mismatch),
-        in_flight: 409,
+        in_flight: (409, deck_in_flight),
+        content_type: "application/json",
         mark: Some(("idempotent-replayed", "true")),
     },
     Api {
@@ -42,7 +47,8 @@ const APIS: [Api; 4] = [
         requires_key: false,
         keeps_failures: false,
         conflict: (409, deck_mismatch),
-        in_flight: 429,
+        in_flight: (429, deck_in_flight),
+        content_type: "application/json",
         mark: Some(("x-original-request-id", "req_first")),
     },
     Api {
@@ -53,7 +59,8 @@ const APIS: [Api; 4] = [
         requires_key: false,
         keeps_failures: true,
         conflict: (400, stripe_mismatch),
-        in_flight: 409,
+        in_flight: (409, stripe_in_flight),
+        content_type: "application/json",
         mark: Some(("idempotent-replayed", "true")),
     },
     Api {
@@ -64,7 +71,8 @@ const APIS: [Api; 4] = [
         requires_key: true,
         keeps_failures: true,
         conflict: (422, ietf_mismatch),
-        in_flight: 409,
+        in_flight: (409, ietf_in_flight),
+        content_type: "application/problem+json",
         mark: None,
     },
 ];
@@ -95,6 +103,39 @@ fn ietf_mismatch(_request_id: &str) -> Value {
         "title": "Idempotency-Key is already used",
         "status": 422,
         "detail": "The Idempotency-Key was used with another request before: the requests differ in this part: body.",
+    })
+}
+
+const STILL_RUNNING: &str =
+    "A request with this Idempotency-Key is still being processed; retry after 30 s.";
+
+fn deck_in_flight(request_id: &str) -> Value {
+    json!({
+        "errors": [{
+            "type": "idempotency",
+            "code": "idempotency_in_progress",
+            "message": STILL_RUNNING,
+        }],
+        "request_id": request_id,
+    })
+}
+
+fn stripe_in_flight(_request_id: &str) -> Value {
+    json!({
+        "error": {
+            "type": "idempotency_error",
+            "code": "idempotency_key_in_use",
+            "message": STILL_RUNNING,
+        }
+    })
+}
+
+fn ietf_in_flight(_request_id: &str) -> Value {
+    json!({
+        "type": "https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07#section-2.7",
+        "title": "A request is outstanding for this Idempotency-Key",
+        "status": 409,
+        "detail": STILL_RUNNING,
     })
 }
 
@@ -317,6 +358,10 @@ async fn another_request_with_the_key_is_refused_as_documented() {
         let (status, body) = caller.api.conflict;
         assert_eq!(other.status(), status);
         assert_eq!(header(&other, "x-request-id"), Some("req_a1b2c3d4"));
+        assert_eq!(
+            header(&other, "content-type"),
+            Some(caller.api.content_type)
+        );
         let text = other.text().await.unwrap();
         assert_eq!(
             serde_json::from_str::<Value>(&text).unwrap(),
@@ -395,15 +440,20 @@ async fn a_request_that_is_still_running_is_answered_as_documented() {
         let first = tokio::spawn(gated().send());
         caller.server.executed_reaches(1).await;
         caller.server.clock.advance(Duration::from_secs(30));
-        let second = gated().send().await.unwrap();
-        assert_eq!(second.status(), caller.api.in_flight);
+        let second = gated()
+            .header("x-request-id", "req_second")
+            .send()
+            .await
+            .unwrap();
+        let (status, body) = caller.api.in_flight;
+        assert_eq!(second.status(), status);
         assert_eq!(header(&second, "retry-after"), Some("30"));
-        let body: Value = second.json().await.unwrap();
-        let title = "A request is outstanding for this Idempotency-Key";
-        let code = &body["error"]["code"];
-        assert!(
-            body["errors"].is_array() || body["title"] == title || code == "idempotency_key_in_use"
+        assert_eq!(
+            header(&second, "content-type"),
+            Some(caller.api.content_type)
         );
+        assert_eq!(header(&second, "x-request-id"), Some("req_second"));
+        assert_eq!(second.json::<Value>().await.unwrap(), body("req_second"));
         caller.server.open_gate();
         let first = first.await.unwrap().unwrap();
         let third = gated().send().await.unwrap();
@@ -441,7 +491,7 @@ async fn after_a_panic_the_key_is_free_again_in_2_minutes_and_the_handler_learns
         // Without a layer, too, a panic cuts the connection.
         assert!(panicking().await.is_err());
         caller.server.clock.advance(JUST_UNDER_LEASE);
-        assert_eq!(panicking().await.unwrap().status(), caller.api.in_flight);
+        assert_eq!(panicking().await.unwrap().status(), caller.api.in_flight.0);
         caller.server.clock.advance(MS);
         let again = caller.post("k", "{}").await;
         assert_eq!(again.status(), 201);

@@ -119,7 +119,7 @@ impl Drop for Server {
 /// Whose key it is: the value of `authorization`, or everybody without one.
 fn scope(authorization: Option<&[u8]>) -> Scope {
     match authorization {
-        Some(value) => Scope::digest(value),
+        Some(value) => Scope::credential(value),
         None => Scope::named("nobody"),
     }
 }
