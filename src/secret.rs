@@ -11,6 +11,7 @@ use crate::key::Key;
 pub(crate) struct Secret {
     for_keys: [u8; 32],
     for_fingerprints: [u8; 32],
+    #[cfg(any(feature = "tower", feature = "actix"))]
     for_scopes: [u8; 32],
     check: [u8; 32],
 }
@@ -21,6 +22,7 @@ impl Secret {
         Self {
             for_keys: blake3::derive_key("onceward 2025 idempotency key digests", material),
             for_fingerprints: blake3::derive_key("onceward 2025 fingerprints at rest", material),
+            #[cfg(any(feature = "tower", feature = "actix"))]
             for_scopes: blake3::derive_key("onceward 2026 scopes of credentials", material),
             check: blake3::derive_key("onceward 2025 secret check value", material),
         }
