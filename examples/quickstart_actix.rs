@@ -8,6 +8,7 @@
 use actix_web::{App, HttpServer, http::header::AUTHORIZATION, rt, web};
 use onceward::middleware::{Attempt, Scope, actix::IdempotencyMiddleware};
 use onceward::{Engine, http::Profile};
+use tokio::signal::{ctrl_c, unix};
 
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,8 +29,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bind("127.0.0.1:3000")?
         .run();
     let handle = server.handle();
+    let mut terminate = unix::signal(unix::SignalKind::terminate())?;
     rt::spawn(async move {
-        tokio::signal::ctrl_c().await.unwrap_or_default();
+        tokio::select!(_ = terminate.recv() => {}, _ = ctrl_c() => {});
         handle.pause().await; // no new connections
         drain.wait().await; // the handlers whose clients hung up: they end with their worker
         handle.stop(true).await;

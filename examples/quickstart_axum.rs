@@ -8,6 +8,7 @@
 use axum::{Router, http::header::AUTHORIZATION, routing::post};
 use onceward::middleware::{Scope, tower::IdempotencyLayer};
 use onceward::{Engine, http::Profile};
+use tokio::signal::{ctrl_c, unix};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,10 +19,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let drain = idempotency.drain();
     let app = Router::new()
         .route("/payments", post(async || "paid\n"))
-        .layer(idempotency);
+        .route_layer(idempotency);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    let mut terminate = unix::signal(unix::SignalKind::terminate())?;
     axum::serve(listener, app)
-        .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or_default() })
+        .with_graceful_shutdown(async move {
+            tokio::select!(_ = terminate.recv() => {}, _ = ctrl_c() => {});
+        })
         .await?;
     drain.wait().await; // the handlers whose clients hung up
     Ok(engine.close_async().await?)

@@ -82,11 +82,12 @@
 //!
 //! # Features
 //!
-//! All are off by default, and none changes what another does.
+//! All are off by default.
 //!
 //! - `http`: profiles, as data; no framework.
 //! - `tower`: a layer for axum 0.8, tonic 0.14, hyper 1 and every other tower service of `http` 1 requests.
-//! - `axum`: `tower`, and an extractor for axum's handlers.
+//! - `axum`: `tower`, an extractor for axum's handlers, and the path that the client sent instead of what `nest` leaves
+//!   of it, in scopes and fingerprints.
 //! - `actix`: a middleware for actix-web 4.
 //!
 //! # Limits

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::keep::GRPC_UNKNOWN;
 use super::key_syntax::KeyProblem;
 use super::occasion::Occasion;
 use super::replay::Content;
@@ -36,7 +37,7 @@ pub enum Refusal {
     InFlight,
     /// The engine can't answer, or too many requests are running.
     Unavailable,
-    /// The request was carried out before, and its answer was too large to keep.
+    /// The request was carried out before, and its answer was too large or too slow to keep.
     NotRetained,
     /// The server stopped while the handler ran.
     Interrupted,
@@ -137,8 +138,8 @@ pub struct Answer {
     shape: Shape,
     message: Cow<'static, str>,
     headers: HeaderMap,
-    has_retry_after: bool,
-    grpc_status: u32,
+    has_retry_after: Option<bool>,
+    grpc_status: Option<u32>,
 }
 
 impl Answer {
@@ -155,14 +156,13 @@ impl Answer {
     }
 
     fn with_status(status: Option<u16>) -> Self {
-        const GRPC_UNKNOWN: u32 = 2;
         Self {
             status,
             shape: Shape::Empty,
             message: Cow::Borrowed(""),
             headers: HeaderMap::new(),
-            has_retry_after: false,
-            grpc_status: GRPC_UNKNOWN,
+            has_retry_after: None,
+            grpc_status: None,
         }
     }
 
@@ -232,15 +232,24 @@ impl Answer {
         self
     }
 
-    /// Sends `retry-after` in whole seconds, if there is a time to tell.
-    pub fn retry_after(mut self) -> Self {
-        self.has_retry_after = true;
+    /// Whether to send `retry-after` in whole seconds, where there is a time to tell. Unless it is set, as the answer
+    /// that this one takes the place of.
+    pub fn retry_after(mut self, is_sent: bool) -> Self {
+        self.has_retry_after = Some(is_sent);
         self
     }
 
-    /// The status that a request over gRPC gets instead; 2 (`UNKNOWN`) unless it is set.
+    /// The status that a request over gRPC gets instead. Unless it is set, as the answer that this one takes the
+    /// place of.
     pub fn grpc_status(mut self, code: u32) -> Self {
-        self.grpc_status = code;
+        self.grpc_status = Some(code);
+        self
+    }
+
+    /// What isn't set here is as in `previous`.
+    pub(super) fn in_place_of(mut self, previous: &Self) -> Self {
+        self.has_retry_after = self.has_retry_after.or(previous.has_retry_after);
+        self.grpc_status = self.grpc_status.or(previous.grpc_status);
         self
     }
 
@@ -263,13 +272,14 @@ impl Answer {
         wait: Option<Duration>,
     ) -> Response<Content> {
         let mut headers = self.headers.clone();
-        if let Some(wait) = wait.filter(|_| self.has_retry_after) {
+        if let Some(wait) = wait.filter(|_| self.has_retry_after == Some(true)) {
             headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
         let detail = reason.detail(wait.unwrap_or_default());
         let message = self.message.replace("{detail}", &detail);
         let (status, body) = if occasion.is_grpc {
-            insert_grpc_status(&mut headers, self.grpc_status, &message);
+            let code = self.grpc_status.unwrap_or(GRPC_UNKNOWN);
+            insert_grpc_status(&mut headers, code, &message);
             (StatusCode::OK, Bytes::new())
         } else {
             let status = self.status_for(reason);

@@ -94,7 +94,8 @@ impl ProfileBuilder {
         self.set(|rules| rules.keep = Keep::Every)
     }
 
-    /// Keeps successes only: 2xx, and for gRPC the status 0. Other answers free their key.
+    /// Keeps successes only: 2xx, and for gRPC the status 0. Other answers free their key: only for handlers whose
+    /// errors mean that nothing has happened, since a retry runs them again at once, as attempt 1.
     pub fn keep_successes(self) -> Self {
         self.set(|rules| rules.keep = Keep::Success)
     }
@@ -104,9 +105,19 @@ impl ProfileBuilder {
         self.set(|rules| rules.keep = Keep::Rule(Arc::new(rule)))
     }
 
-    /// The answer to requests that are refused for this reason.
+    /// The answer to requests that are refused for this reason, in place of the one that there is.
     pub fn answer(self, refusal: Refusal, answer: Answer) -> Self {
-        self.set(|rules| rules.answers[refusal as usize] = answer)
+        self.set(|rules| {
+            let place = &mut rules.answers[refusal as usize];
+            *place = answer.in_place_of(place);
+        })
+    }
+
+    /// Every answer anew, for an API with a shape of errors of its own.
+    pub fn answers(self, answer: impl Fn(Refusal) -> Answer) -> Self {
+        Refusal::ALL.iter().fold(self, |builder, refusal| {
+            builder.answer(*refusal, answer(*refusal))
+        })
     }
 
     /// Names the page that describes the API's policy for keys, in a `link` header with
@@ -137,7 +148,7 @@ impl ProfileBuilder {
         self.set(|rules| rules.original_request_id = name)
     }
 
-    /// The header that carries a request's id; without one, ids are made up where a body shows them.
+    /// The header that carries a request's id; without one, ids are generated only for bodies that show them.
     pub fn request_id(self, name: Option<HeaderName>) -> Self {
         self.set(|rules| rules.request_id = name)
     }
@@ -148,7 +159,7 @@ impl ProfileBuilder {
         self.set(|rules| rules.fields.keep(name))
     }
 
-    /// Leaves this header, or trailer, out of what is kept.
+    /// Leaves this header, or trailer, out of what is kept. The request's id is kept in any case.
     pub fn drop_header(self, name: HeaderName) -> Self {
         self.set(|rules| rules.fields.drop(name))
     }

@@ -38,8 +38,8 @@ impl<'a> Answered<'a> {
     }
 }
 
-/// What gRPC calls an answer without a status.
-const GRPC_UNKNOWN: u32 = 2;
+/// gRPC's `UNKNOWN`: what an answer without a status is.
+pub(super) const GRPC_UNKNOWN: u32 = 2;
 
 /// Whether the headers are those of a gRPC request or answer. gRPC-Web isn't: its status stands in the body.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {

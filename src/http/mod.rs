@@ -18,7 +18,8 @@
 //! In all four a malformed key (empty, too long, with control characters, in several headers, not text) is
 //! answered with 400, a request that is too large with 413, and a store that can't answer with 503; none of
 //! these reaches the handler. A request that is still running and a store that can't answer come with
-//! `retry-after`. Change any of it with [`Profile::to_builder`]:
+//! `retry-after`. An answer that was too large to keep is answered for with the first answer's status, a body that says so,
+//! and `idempotent-not-retained: true`. Change any of it with [`Profile::to_builder`]:
 //!
 //! ```
 //! use onceward::http::{Answer, Profile, Refusal};

@@ -12,6 +12,11 @@ const REPLAYED: (HeaderName, HeaderValue) = (
     HeaderName::from_static("idempotent-replayed"),
     HeaderValue::from_static("true"),
 );
+/// Tells a client that reads no message that this isn't the first answer's body.
+const NOT_RETAINED: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("idempotent-not-retained"),
+    HeaderValue::from_static("true"),
+);
 /// Where the draft's problems are described.
 const DRAFT: &str = "https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07#section-2.7";
 
@@ -90,7 +95,7 @@ const ROWS: [Row; 10] = [
         6,
         "idempotency_answer_not_retained",
         "The first answer was not retained",
-        "The request was carried out before ({detail}); the answer was too large to keep.",
+        "The request was carried out before ({detail}); the answer was too large, or took too long, to keep.",
     ),
     (
         Refusal::Interrupted,
@@ -128,7 +133,7 @@ impl Profile {
         let in_flight = Answer::new(429)
             .errors("idempotency", code, message)
             .grpc_status(grpc_status)
-            .retry_after();
+            .retry_after(true);
         done(rows.answer(Refusal::InFlight, in_flight))
     }
 
@@ -200,7 +205,8 @@ fn errors_answers(start: ProfileBuilder) -> ProfileBuilder {
 
 fn with_status(status: u16) -> Answer {
     if status == 0 {
-        Answer::with_first_status()
+        let (name, value) = NOT_RETAINED;
+        Answer::with_first_status().header(name, value)
     } else {
         Answer::new(status)
     }
@@ -209,7 +215,7 @@ fn with_status(status: u16) -> Answer {
 /// Answers that a client should come back after say when.
 fn waiting(refusal: Refusal, answer: Answer) -> Answer {
     match refusal {
-        Refusal::InFlight | Refusal::Unavailable | Refusal::Interrupted => answer.retry_after(),
+        Refusal::InFlight | Refusal::Unavailable | Refusal::Interrupted => answer.retry_after(true),
         _ => answer,
     }
 }

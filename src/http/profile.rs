@@ -70,9 +70,9 @@ impl Required {
 }
 
 impl Profile {
-    /// A builder that starts from the plainest profile: a bare key of at most 256 characters on POST,
-    /// optional, every answer kept, Deck's shape of errors, 409 for another request and for one
-    /// that is still running.
+    /// A builder that starts from [`deck`](Self::deck): a bare key of at most 256 characters on POST, optional, every
+    /// answer kept, Deck's shape of errors, 409 for another request and for one that is still running,
+    /// `idempotent-replayed: true` on replays and `x-request-id` on every answer to a request with a key.
     pub fn builder() -> ProfileBuilder {
         Self::deck().to_builder().named("custom")
     }

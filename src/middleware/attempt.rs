@@ -58,7 +58,7 @@ pub enum Disposition {
 pub enum Fate {
     /// It is kept: retries get it.
     Kept,
-    /// It was too large; retries learn that the request was carried out.
+    /// It was too large, or took too long; retries learn that the request was carried out.
     NotRetained,
     /// The profile doesn't keep it: the key is free, and a retry runs the handler again.
     Released,

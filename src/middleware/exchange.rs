@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Response, Uri};
+use http::{HeaderMap, Method, Response};
 use http_body::Body;
 
 use super::attempt::{Attempt, Disposition};
@@ -135,13 +135,12 @@ impl Exchange {
         &self,
         entry: Entry,
         head: &Parts,
-        uri: &Uri,
         body: &Bytes,
     ) -> impl Future<Output = Result<Execution, Response<Content>>> + Send + use<> {
         let Shared {
             engine, options, ..
         } = &*self.shared;
-        let fingerprint = options.fingerprint(head, uri, body);
+        let fingerprint = options.fingerprint(head, body);
         let terms = options.terms(head, engine.terms());
         let exchange = self.clone();
         async move {

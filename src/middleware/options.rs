@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http::request::Parts;
-use http::{HeaderName, Uri};
 
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
@@ -96,7 +96,7 @@ impl Options {
     }
 
     /// Lease and retention per request, for a layer that stands in front of several routes: a function of the
-    /// request's head and the terms that it would have otherwise. Terms that the engine doesn't allow make the
+    /// request's head (see [`fingerprint_with`](Self::fingerprint_with)) and the terms that it would have otherwise. Terms that the engine doesn't allow make the
     /// request `Unavailable`.
     pub fn terms_for(
         mut self,
@@ -148,7 +148,10 @@ impl Options {
     }
 
     /// Replaces the fingerprint by one's own, of the request's head and its whole body. An error makes the
-    /// request `Unavailable`.
+    /// request `Unavailable`. Cover everything that tells two requests apart: what isn't covered is replayed.
+    ///
+    /// The head's URI is the one that the client sent; behind axum's `nest` that takes the feature `axum`. In
+    /// actix-web the head has no extensions.
     pub fn fingerprint_with(
         mut self,
         rule: impl Fn(&Parts, &Bytes) -> Result<Fingerprint> + Send + Sync + 'static,
@@ -196,17 +199,15 @@ impl Options {
     }
 
     /// What makes a retry the same request.
-    ///
-    /// `uri` is the request's as the client sent it, of which a router may have cut a part for the handler.
-    pub(super) fn fingerprint(&self, head: &Parts, uri: &Uri, body: &Bytes) -> Result<Fingerprint> {
+    pub(super) fn fingerprint(&self, head: &Parts, body: &Bytes) -> Result<Fingerprint> {
         if let Some(rule) = &self.fingerprint {
             return rule(head, body);
         }
         let mut own = Fingerprint::builder()
             .part("method", head.method.as_str())
-            .part("path", uri.path())
+            .part("path", head.uri.path())
             .part("body", body);
-        if let Some(query) = uri.query() {
+        if let Some(query) = head.uri.query() {
             own = own.part("query", query);
         }
         let headers = self.fingerprint_headers.iter();
@@ -248,7 +249,6 @@ mod tests {
             .body(())
             .unwrap();
         let (mut head, ()) = request.into_parts();
-        let uri = head.uri.clone();
         head.headers.insert("x-currency", "EUR".parse().unwrap());
         let body = Bytes::from_static(b"{}");
         let parts = Fingerprint::builder()
@@ -256,11 +256,11 @@ mod tests {
             .part("path", "/payments")
             .part("query", "x=1")
             .part("body", "{}");
-        let plain = Options::new().fingerprint(&head, &uri, &body).unwrap();
+        let plain = Options::new().fingerprint(&head, &body).unwrap();
         assert_eq!(plain, parts.clone().build().unwrap());
         let options = Options::new().fingerprint_header("x-currency".parse().unwrap());
         let parts = parts.part("header x-currency", b"\x03\0\0\0\0\0\0\0EUR");
-        let with_header = options.fingerprint(&head, &uri, &body).unwrap();
+        let with_header = options.fingerprint(&head, &body).unwrap();
         assert_eq!(with_header, parts.build().unwrap());
     }
 }

@@ -37,7 +37,8 @@ impl Drain {
         self.shared.max_running - self.shared.slots.available_permits()
     }
 
-    /// Ends once no handler is running. It refuses nothing: stop the server first.
+    /// Ends once no handler is running, however long that takes: put a timeout around it. It refuses nothing, so let no
+    /// new requests in before.
     pub async fn wait(&self) {
         loop {
             let left = self.shared.left.notified();

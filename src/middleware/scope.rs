@@ -29,7 +29,7 @@ impl Scope {
     /// The scope of this name: 1 to 1,024 bytes without control characters. It is kept as text, for
     /// operators; for a credential use [`credential`](Scope::credential).
     ///
-    /// A name that is no scope's is as good as [`unknown`](Scope::unknown).
+    /// An invalid name is treated as [`unknown`](Scope::unknown).
     pub fn named(name: impl Into<String>) -> Self {
         Self(Owner::Named(name.into()))
     }

@@ -33,7 +33,8 @@
 //!
 //! Handlers run in the worker that took the request, and end with it. A graceful stop waits for requests whose
 //! client is still there; for the others, pause the server, wait for the [`Drain`](super::Drain), then
-//! stop it: `handle.pause().await; drain.wait().await; handle.stop(true).await`.
+//! stop it: `handle.pause().await; drain.wait().await; handle.stop(true).await`. A paused server takes no new connections, but goes on
+//! with the open ones; a handler that begins there after the wait, and whose client hangs up, ends with its worker.
 
 mod body;
 mod convert;

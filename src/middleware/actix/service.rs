@@ -130,7 +130,7 @@ where
             return Ok(response.map_into_right_body());
         }
     };
-    let begin = exchange.begin(entry, &head, &head.uri, &content.body);
+    let begin = exchange.begin(entry, &head, &content.body);
     let execution = match begin.await {
         Ok(execution) => execution,
         Err(response) => {

@@ -40,19 +40,20 @@ impl IdempotencyLayer {
         }
     }
 
-    /// The same layer with these options in place of the ones that it has; for one route, clone it first.
+    /// The same layer with these options in place of all that it has; for one route, clone it first.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) if an option is out of range.
-    pub fn with(self, options: Options) -> Result<Self> {
+    pub fn with_options(self, options: Options) -> Result<Self> {
         Ok(Self {
             exchange: self.exchange.with(options)?,
             scope: self.scope,
         })
     }
 
-    /// Waits for the handlers that this layer and its clones run. Take it after [`with`](Self::with).
+    /// Waits for the handlers that this layer and its clones run. It doesn't see those of a clone
+    /// that was given a `max_running` of its own. Take it after [`with_options`](Self::with_options).
     pub fn drain(&self) -> Drain {
         self.exchange.shared.drain.clone()
     }

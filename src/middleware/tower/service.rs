@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::Body;
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use super::future::ResponseFuture;
 use super::layer::ScopeRule;
-use super::uri::sent_uri;
+use super::uri::{cut_again, restore_sent_uri};
 use crate::http::{Content, Reason};
 use crate::middleware::exchange::{Entry, Exchange, Way};
 use crate::middleware::execution::Execution;
@@ -58,16 +58,19 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let routed = restore_sent_uri(&mut head);
         let way = if head.extensions.get::<Attempt>().is_some() {
             // Another layer further out answers for this request.
             Way::Pass
         } else {
-            let (path, scope) = (sent_uri(&head).path(), || (self.scope)(&head));
-            self.exchange.way(&head.method, path, &head.headers, scope)
+            let scope = || (self.scope)(&head);
+            self.exchange
+                .way(&head.method, head.uri.path(), &head.headers, scope)
         };
         match way {
             Way::Pass => {
+                cut_again(&mut head, routed);
                 let request = Request::from_parts(head, LayerBody::passed(body));
                 ResponseFuture::passed(self.inner.call(request))
             }
@@ -77,18 +80,29 @@ where
                 let clone = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, clone);
                 let exchange = self.exchange.clone();
-                ResponseFuture::exchanged(exchanged(inner, exchange, entry, head, body))
+                let asked = Asked {
+                    entry,
+                    head,
+                    routed,
+                };
+                ResponseFuture::exchanged(exchanged(inner, exchange, asked, body))
             }
         }
     }
+}
+
+/// A request with a sound key, and the URI that its handler is to see, if that is another one.
+struct Asked {
+    entry: Entry,
+    head: Parts,
+    routed: Option<Uri>,
 }
 
 /// Reads the request, asks the engine, and runs the handler in a task of its own.
 async fn exchanged<S, Q, R>(
     inner: S,
     exchange: Exchange,
-    entry: Entry,
-    head: Parts,
+    asked: Asked,
     body: Q,
 ) -> Result<Response<LayerBody<R>>, S::Error>
 where
@@ -100,18 +114,24 @@ where
     R: Body + Send + 'static,
     R::Error: Send,
 {
+    let Asked {
+        entry,
+        mut head,
+        routed,
+    } = asked;
     let back = |response: Response<Content>| Ok(response.map(LayerBody::kept));
     let content = match exchange.read(body, &entry.occasion).await {
         Ok(content) => content,
         Err(response) => return back(response),
     };
-    let begin = exchange.begin(entry, &head, sent_uri(&head), &content.body);
+    let begin = exchange.begin(entry, &head, &content.body);
     let execution = match begin.await {
         Ok(execution) => execution,
         Err(response) => return back(response),
     };
     let occasion = execution.occasion().clone();
     // No await from the grant to here: dropped in between, the future would abandon the key.
+    cut_again(&mut head, routed);
     match detached(inner, execution, head, content).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {

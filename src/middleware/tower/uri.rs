@@ -3,15 +3,26 @@
 use http::Uri;
 use http::request::Parts;
 
-/// The request's URI before a router cut off the part that it was nested under: two nested routes must not have
-/// equal fingerprints.
+/// Puts back the URI that the client sent, of which a router may have cut the part that it was nested under, and
+/// gives the one that the handler is to see. Two nested routes must not have equal fingerprints.
 #[cfg(feature = "axum")]
-pub(super) fn sent_uri(head: &Parts) -> &Uri {
+pub(super) fn restore_sent_uri(head: &mut Parts) -> Option<Uri> {
     let original = head.extensions.get::<axum::extract::OriginalUri>();
-    original.map_or(&head.uri, |original| &original.0)
+    let sent = original
+        .filter(|original| original.0 != head.uri)?
+        .0
+        .clone();
+    Some(std::mem::replace(&mut head.uri, sent))
 }
 
 #[cfg(not(feature = "axum"))]
-pub(super) fn sent_uri(head: &Parts) -> &Uri {
-    &head.uri
+pub(super) fn restore_sent_uri(_head: &mut Parts) -> Option<Uri> {
+    None
+}
+
+/// Undoes [`restore_sent_uri`], for the handler.
+pub(super) fn cut_again(head: &mut Parts, routed: Option<Uri>) {
+    if let Some(uri) = routed {
+        head.uri = uri;
+    }
 }

@@ -150,9 +150,13 @@ async fn an_answer_over_the_limit_goes_whole_to_the_first_caller_and_is_not_reta
                 let again = request().send().await.unwrap();
                 assert_eq!(again.status(), 201);
                 assert_eq!(again.headers()["location"], "/payments/1");
+                assert_eq!(again.headers()["idempotent-not-retained"], "true");
                 assert_ne!(again.headers()["content-type"], "text/plain");
                 let text = again.text().await.unwrap();
-                assert!(text.contains("too large to keep"), "{text}");
+                assert!(
+                    text.contains("too large, or took too long, to keep"),
+                    "{text}"
+                );
             }
             assert_eq!(server.executed(), 1);
         }

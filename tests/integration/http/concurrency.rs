@@ -428,8 +428,8 @@ fn options_out_of_range_are_refused_where_they_are_given() {
         Options::new().max_running(0),
         Options::new().fingerprint_header("x".repeat(58).parse().unwrap()),
     ] {
-        let tower_error = layer.clone().with(options.clone()).unwrap_err();
-        let actix_error = actix.clone().with(options).unwrap_err();
+        let tower_error = layer.clone().with_options(options.clone()).unwrap_err();
+        let actix_error = actix.clone().with_options(options).unwrap_err();
         assert_eq!(tower_error.kind(), onceward::ErrorKind::InvalidConfig);
         assert_eq!(actix_error.to_string(), tower_error.to_string());
     }

@@ -10,7 +10,7 @@ use axum::routing::post;
 use http_body_util::{BodyExt, Full};
 use onceward::http::{Answer, Profile, Reason, Refusal};
 use onceward::middleware::tower::IdempotencyLayer;
-use onceward::middleware::{Attempt, Disposition, Fate, LayerBody, Scope};
+use onceward::middleware::{Attempt, Disposition, Fate, LayerBody, Options, Scope};
 use onceward::{Engine, EntryState, ErrorKind, Fingerprint, Key, Reply};
 use tower::{Layer, ServiceExt};
 
@@ -206,15 +206,68 @@ fn profiles_that_make_no_sense_are_refused_with_a_reason() {
 
 #[tokio::test]
 async fn nested_routes_are_told_apart_by_the_path_that_the_client_sent() {
-    let (layer, _engine) = layer(Profile::deck());
-    let cancel = Router::new()
-        .route("/cancel", post(async || "cancelled"))
-        .layer(layer);
-    let app = Router::new().nest("/orders/{id}", cancel);
-    for (path, status) in [("/orders/17/cancel", 200), ("/orders/18/cancel", 409)] {
-        let request = Request::post(path).header("idempotency-key", "k");
-        let request = request.body(Body::empty()).unwrap();
-        assert_eq!(app.clone().oneshot(request).await.unwrap().status(), status);
+    let own = Options::new().fingerprint_with(|head, _| Ok(Fingerprint::of(head.uri.path())));
+    for options in [Options::new(), own] {
+        let (layer, _engine) = layer(Profile::deck());
+        let layer = layer.with_options(options).unwrap();
+        let cancel = async |uri: axum::http::Uri| uri.path().to_owned();
+        let cancel = Router::new().route("/cancel", post(cancel)).layer(layer);
+        let app = Router::new().nest("/orders/{id}", cancel);
+        for (path, status) in [("/orders/17/cancel", 200), ("/orders/18/cancel", 409)] {
+            let request = Request::post(path).header("idempotency-key", "k");
+            let request = request.body(Body::empty()).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status);
+            if status == 200 {
+                // The handler sees what the router left of it.
+                let body = response.into_body().collect().await.unwrap().to_bytes();
+                assert_eq!(body, "/cancel");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_replaced_keeps_its_retry_after_unless_that_is_replaced_too() {
+    let engine = Engine::builder().open_in_memory().unwrap();
+    for (retry_after, is_sent) in [(None, true), (Some(false), false)] {
+        let down = Answer::new(500).problem("about:blank", "Down", "");
+        let down = match retry_after {
+            Some(is_sent) => down.retry_after(is_sent),
+            None => down,
+        };
+        let profile = Profile::deck()
+            .to_builder()
+            .answer(Refusal::Unavailable, down);
+        let profile = profile.build().unwrap();
+        let layer = IdempotencyLayer::new(engine.clone(), profile, |_| Scope::named("tenant"));
+        engine.clone().close_async().await.ok();
+        let app = Router::new().route("/", post(async || "ran")).layer(layer);
+        let response = app.oneshot(keyed("k")).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers().contains_key("retry-after"), is_sent);
+    }
+}
+
+#[tokio::test]
+async fn an_api_can_have_a_shape_of_errors_of_its_own_throughout() {
+    let own = |refusal: Refusal| {
+        let status = if refusal == Refusal::Conflict {
+            422
+        } else {
+            400
+        };
+        Answer::new(status).problem("about:blank", "No", "{detail}")
+    };
+    let (layer, _engine) = layer(Profile::builder().answers(own).build().unwrap());
+    let app = Router::new().route("/", post(async || "ran")).layer(layer);
+    for (key, body, status) in [("k", "{}", 200), ("k", "other", 422), ("", "{}", 400)] {
+        let request = Request::post("/").header("idempotency-key", key);
+        let request = request.body(Body::from(body)).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status);
+        let is_problem = response.headers()["content-type"] == "application/problem+json";
+        assert_eq!(is_problem, status != 200);
     }
 }
 

@@ -199,7 +199,7 @@ mod tower {
                     .map(reqwest::header::HeaderValue::as_bytes),
             )
         });
-        let layer = layer.with(options).unwrap();
+        let layer = layer.with_options(options).unwrap();
         let drain = layer.drain();
         let app = Router::new()
             .route("/payments", any(handle))
@@ -253,7 +253,7 @@ mod actix {
                     .map(actix_web::http::header::HeaderValue::as_bytes),
             )
         });
-        let layer = layer.with(options).unwrap();
+        let layer = layer.with_options(options).unwrap();
         let drain = layer.drain();
         let works = web::Data::from(Arc::clone(works));
         let (sender, started) = tokio::sync::oneshot::channel();
