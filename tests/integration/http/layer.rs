@@ -373,3 +373,25 @@ async fn an_error_of_actix_web_is_answered_once_and_replayed_as_it_was() {
         assert_eq!(body, "no such account");
     }
 }
+
+#[tokio::test]
+async fn an_answer_whose_headers_are_too_large_is_noted_without_them_and_never_runs_again() {
+    let engine = Engine::builder().max_reply_bytes(200);
+    let engine = engine.open_in_memory().unwrap();
+    let layer = IdempotencyLayer::new(engine, Profile::deel(), |_| Scope::named("tenant"));
+    let runs = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&runs);
+    let handler = move || {
+        let run = count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { ([("x-long", "x".repeat(1_000))], format!("run {run}")) }
+    };
+    let app = Router::new().route("/", post(handler)).layer(layer);
+    for is_first in [true, false] {
+        let response = app.clone().oneshot(keyed("k")).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers().contains_key("x-long"), is_first);
+        let is_note = response.headers().contains_key("idempotent-not-retained");
+        assert_eq!(is_note, !is_first);
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
