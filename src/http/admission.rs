@@ -11,8 +11,10 @@ use super::profile::Profile;
 use crate::limits::MAX_KEY_BYTES;
 
 /// What becomes of a request, as far as its head tells; from [`Profile::admit`].
+///
+/// The enum is exhaustive on purpose: a server says what happens in all three cases.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[must_use]
 pub enum Admission<'h> {
     /// The profile doesn't cover the method, or there is no key and none is required: hand the request to
     /// the handler as it is.

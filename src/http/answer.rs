@@ -94,6 +94,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// [`Refusal::BodyTooLarge`], for a server that reads at most so many bytes.
+    pub fn body_too_large(max_bytes: usize) -> Self {
+        Self::BodyTooLarge { max_bytes }
+    }
+
     /// Which of the profile's answers it gets.
     pub fn refusal(&self) -> Refusal {
         match self {

@@ -37,7 +37,56 @@
 //!
 //! The layers in [`middleware`](crate::middleware) carry profiles out. For a server that none of them fits, a
 //! profile has the steps as plain functions: [`admit`](Profile::admit) a request, [`refuse`](Profile::refuse) it,
-//! make a [`reply`](Profile::reply) of an answer, and give it [again](Profile::replay).
+//! make a [`reply`](Profile::reply) of an answer, and give it [again](Profile::replay):
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use onceward::http::{Admission, Answered, Content, Profile, Reason};
+//! use onceward::{Engine, Fingerprint, Key, Outcome};
+//!
+//! /// One request of the tenant's, and the answer's head and body.
+//! fn handle(engine: &Engine, profile: &Profile, request: &Request<Bytes>) -> Response<Content> {
+//!     let occasion = profile.occasion(request.headers());
+//!     let refuse = |reason| profile.refuse(&occasion, &reason);
+//!     let key = match profile.admit(request.method(), request.uri().path(), request.headers()) {
+//!         Admission::Pass => return pay(request),
+//!         Admission::Refused(reason) => return refuse(reason),
+//!         Admission::Keyed(key) => Key::new("tenant", key),
+//!     };
+//!     let begun = key.and_then(|key| engine.begin(&key, &Fingerprint::of(request.body())));
+//!     let guard = match begun {
+//!         Ok(Outcome::Proceed(guard)) => guard,
+//!         Ok(Outcome::Replay(reply)) => return profile.replay(&occasion, &reply),
+//!         Ok(Outcome::Conflict(conflict)) => return refuse(Reason::Conflict(conflict)),
+//!         Ok(Outcome::InFlight(in_flight)) => return refuse(Reason::InFlight(in_flight)),
+//!         Err(error) => return refuse(Reason::Unavailable(error.kind())),
+//!     };
+//!     let (mut head, content) = pay(request).into_parts();
+//!     profile.identify(&mut head.headers, &occasion);
+//!     let answered = Answered::new(head.status, &head.headers, content.trailers.as_ref());
+//!     let settled = if profile.keeps(&answered) {
+//!         let reply = profile.reply(&occasion, &head, &content);
+//!         guard.complete(reply).map_err(onceward::Error::from)
+//!     } else {
+//!         guard.release().map_err(onceward::Error::from)
+//!     };
+//!     if let Err(error) = settled {
+//!         eprintln!("the answer isn't kept: {error}"); // it is true all the same
+//!     }
+//!     Response::from_parts(head, content)
+//! }
+//!
+//! fn pay(_request: &Request<Bytes>) -> Response<Content> {
+//!     Response::new(Content::new("paid", None))
+//! }
+//!
+//! # let engine = Engine::builder().open_in_memory()?;
+//! # let request = Request::post("/").header("idempotency-key", "k").body(Bytes::new()).unwrap();
+//! # assert!(!handle(&engine, &Profile::deck(), &request).headers().contains_key("idempotent-replayed"));
+//! # assert_eq!(handle(&engine, &Profile::deck(), &request).headers()["idempotent-replayed"], "true");
+//! # Ok::<(), onceward::Error>(())
+//! ```
 //!
 //! # Requests' ids
 //!
