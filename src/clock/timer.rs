@@ -170,6 +170,33 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_action_wakes_the_thread_that_sleeps_for_a_later_one() {
+        // On the system's clock: a manual one wakes the thread with each step.
+        let clock = Arc::new(super::super::SystemClock::new());
+        let timeline = Timeline::new(clock, Timestamp(0));
+        let (timer, thread) = Timer::start(timeline.clone()).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let start = std::time::Instant::now();
+        for seconds in [3_600, 1_800, 0] {
+            let sender = sender.clone();
+            let when = timeline.now().plus(Duration::from_secs(seconds));
+            timer.schedule(when, move || sender.send(seconds).unwrap());
+            // The thread sleeps for it before the next one comes.
+            while seconds > 0 && timer.shared.state.lock().looks_at != when {
+                assert!(
+                    start.elapsed() < Duration::from_secs(120),
+                    "it was not told"
+                );
+                std::thread::yield_now();
+            }
+        }
+        let limit = Duration::from_secs(120);
+        assert_eq!(receiver.recv_timeout(limit), Ok(0));
+        timer.stop();
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn a_cancelled_action_never_runs() {
         let (clock, timeline, timer, thread) = timer();
         let (sender, receiver) = mpsc::channel();
