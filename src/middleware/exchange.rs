@@ -218,10 +218,7 @@ impl Exchange {
             }
             Outcome::Conflict(conflict) => self.refusal(occasion, Reason::Conflict(conflict)),
             Outcome::InFlight(in_flight) => self.refusal(occasion, Reason::InFlight(in_flight)),
-            // Nothing runs here: the guard is dropped, and its lease ends.
-            Outcome::Proceed(_) => {
-                self.refusal(occasion, Reason::Unavailable(ErrorKind::LeaseLost))
-            }
+            Outcome::Proceed(_) => unreachable!("a grant runs the handler"),
         }
     }
 

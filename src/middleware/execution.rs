@@ -6,6 +6,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use http::{Response, response};
 use http_body::Body;
+use tokio::task::JoinHandle;
 
 use super::attempt::{Attempt, Disposition, Fate};
 use super::body::LayerBody;
@@ -38,7 +39,10 @@ struct Answer<B: Body> {
 enum Text<B: Body> {
     /// The profile doesn't keep it, as its head tells.
     Unread(B),
-    Whole(Content),
+    Whole {
+        content: Content,
+        is_kept: bool,
+    },
     Larger(Bytes, Pin<Box<B>>),
     Broken(Bytes, B::Error),
 }
@@ -116,6 +120,18 @@ impl Execution {
     }
 }
 
+/// The outcome of a handler's task; `None` if the runtime ended before the handler did. A panic goes on where it
+/// would have gone without the layer.
+pub(super) async fn joined<T>(task: JoinHandle<T>) -> Option<T> {
+    match task.await {
+        Ok(output) => Some(output),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => None,
+        },
+    }
+}
+
 /// Reads as much of an answer as it takes to keep it.
 async fn read<B: Body>(answer: Response<B>, shared: &Shared) -> Answer<B> {
     let Shared {
@@ -125,9 +141,9 @@ async fn read<B: Body>(answer: Response<B>, shared: &Shared) -> Answer<B> {
         ..
     } = shared;
     let (head, body) = answer.into_parts();
-    let is_told_by_head = !profile.decides_by_trailers(&head.headers);
-    let answered = Answered::new(head.status, &head.headers, None);
-    if is_told_by_head && !profile.keeps(&answered) {
+    let keeps = |trailers| profile.keeps(&Answered::new(head.status, &head.headers, trailers));
+    let told_by_head = (!profile.decides_by_trailers(&head.headers)).then(|| keeps(None));
+    if told_by_head == Some(false) {
         return Answer {
             head,
             text: Text::Unread(body),
@@ -137,7 +153,10 @@ async fn read<B: Body>(answer: Response<B>, shared: &Shared) -> Answer<B> {
     let end = engine.moment_in(options.answer_time);
     let patience = async { engine.sleep_until(end).await };
     let text = match gather(body.as_mut(), engine.max_reply_bytes(), patience).await {
-        Gathered::Whole(content) => Text::Whole(content),
+        Gathered::Whole(content) => {
+            let is_kept = told_by_head.unwrap_or_else(|| keeps(content.trailers.as_ref()));
+            Text::Whole { content, is_kept }
+        }
         Gathered::Larger(bytes) => Text::Larger(bytes, body),
         Gathered::Broken(bytes, error) => Text::Broken(bytes, error),
     };
@@ -147,15 +166,8 @@ async fn read<B: Body>(answer: Response<B>, shared: &Shared) -> Answer<B> {
 fn settlement<B: Body>(profile: &Profile, occasion: &Occasion, answer: &Answer<B>) -> Settlement {
     let head = &answer.head;
     match &answer.text {
-        Text::Unread(_) => Settlement::Release,
-        Text::Whole(content) => {
-            let trailers = content.trailers.as_ref();
-            if profile.keeps(&Answered::new(head.status, &head.headers, trailers)) {
-                Settlement::Keep(profile.reply(occasion, head, content))
-            } else {
-                Settlement::Release
-            }
-        }
+        Text::Unread(_) | Text::Whole { is_kept: false, .. } => Settlement::Release,
+        Text::Whole { content, .. } => Settlement::Keep(profile.reply(occasion, head, content)),
         // Whatever its trailers would say: the handler has run, and must not run again.
         Text::Larger(..) => Settlement::KeepNote(profile.note(occasion, head)),
         Text::Broken(..) => Settlement::Abandon,
@@ -221,7 +233,7 @@ impl<B: Body> Answer<B> {
     fn into_response(self) -> Response<LayerBody<B>> {
         let body = match self.text {
             Text::Unread(body) => LayerBody::passed(body),
-            Text::Whole(content) => LayerBody::kept(content),
+            Text::Whole { content, .. } => LayerBody::kept(content),
             Text::Larger(bytes, rest) => LayerBody::spliced(bytes, rest),
             Text::Broken(bytes, error) => LayerBody::broken(bytes, error),
         };

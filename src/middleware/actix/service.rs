@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::body::{EitherBody, MessageBody};
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, forward_ready};
 use actix_web::error::InternalError;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, rt};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Response};
 
 use super::body::Messages;
 use super::convert::{content_response, layer_response, plain_response, request_head};
@@ -22,6 +22,7 @@ use crate::error::ErrorKind;
 use crate::http::{Admission, Reason};
 use crate::middleware::Attempt;
 use crate::middleware::exchange::{Entry, Exchange, Way};
+use crate::middleware::execution::joined;
 
 /// A service whose answers are given again to retries; from
 /// [`IdempotencyMiddleware`](super::IdempotencyMiddleware).
@@ -144,44 +145,44 @@ where
     request.set_payload(Payload::from(content.body));
     // The core settles what the client will see; what actix-web needs beside it waits here.
     let aside: Rc<Cell<Option<Aside>>> = Rc::default();
-    let handler = {
-        let aside = Rc::clone(&aside);
-        async move {
-            let (origin, response) = match inner.call(request).await {
-                Ok(answer) => {
-                    let (request, response) = answer.into_parts();
-                    (Ok(request), response.map_into_boxed_body())
-                }
-                Err(error) => {
-                    let response = error.error_response();
-                    (Err(error), response)
-                }
-            };
-            let (bare, body) = response.into_parts();
-            let plain = plain_response(&bare, body);
-            aside.set(Some(Aside { origin, bare }));
-            Ok::<_, Infallible>(plain)
+    let handler = answered(inner, request, Rc::clone(&aside));
+    let Some(Ok(response)) = joined(rt::spawn(execution.run(handler))).await else {
+        let response = content_response(exchange.refusal(&occasion, Reason::Interrupted));
+        return Err(InternalError::from_response("the handler was cancelled", response).into());
+    };
+    let aside = aside.take().expect("the handler has run");
+    let response = layer_response(aside.bare, response);
+    match aside.origin {
+        Ok(request) => Ok(ServiceResponse::new(request, response).map_into_right_body()),
+        // Not the error itself: it need not give the same response a second time.
+        Err(error) => Err(InternalError::from_response(error, response).into()),
+    }
+}
+
+/// Runs the handler; gives its answer in the words of `http` 1, and lays the rest aside.
+async fn answered<S, B>(
+    inner: Rc<S>,
+    request: ServiceRequest,
+    aside: Rc<Cell<Option<Aside>>>,
+) -> Result<Response<Messages<BoxBody>>, Infallible>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+    B: MessageBody + 'static,
+{
+    let (origin, response) = match inner.call(request).await {
+        Ok(answer) => {
+            let (request, response) = answer.into_parts();
+            (Ok(request), response.map_into_boxed_body())
+        }
+        Err(error) => {
+            let response = error.error_response();
+            (Err(error), response)
         }
     };
-    match rt::spawn(execution.run(handler)).await {
-        Ok(Ok(response)) => {
-            let aside = aside.take().expect("the handler has run");
-            let response = layer_response(aside.bare, response);
-            match aside.origin {
-                Ok(request) => Ok(ServiceResponse::new(request, response).map_into_right_body()),
-                // Not the error itself: it need not give the same response a second time.
-                Err(error) => Err(InternalError::from_response(error, response).into()),
-            }
-        }
-        Err(error) => match error.try_into_panic() {
-            // The panic goes on where it would have gone without the middleware.
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => {
-                let response = content_response(exchange.refusal(&occasion, Reason::Interrupted));
-                Err(InternalError::from_response("the handler was cancelled", response).into())
-            }
-        },
-    }
+    let (bare, body) = response.into_parts();
+    let plain = plain_response(&bare, body);
+    aside.set(Some(Aside { origin, bare }));
+    Ok(plain)
 }
 
 /// What of a handler's answer doesn't go through the core.

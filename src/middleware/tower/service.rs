@@ -15,7 +15,7 @@ use super::layer::ScopeRule;
 use super::uri::{cut_again, restore_sent_uri};
 use crate::http::{Content, Reason};
 use crate::middleware::exchange::{Entry, Exchange, Way};
-use crate::middleware::execution::Execution;
+use crate::middleware::execution::{Execution, joined};
 use crate::middleware::{Attempt, LayerBody};
 
 /// A service whose answers are given again to retries; from [`IdempotencyLayer`](super::IdempotencyLayer).
@@ -132,13 +132,9 @@ where
     let occasion = execution.occasion().clone();
     // No await from the grant to here: dropped in between, the future would abandon the key.
     cut_again(&mut head, routed);
-    match detached(inner, execution, head, content).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            // The panic goes on where it would have gone without the layer.
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => back(exchange.refusal(&occasion, Reason::Interrupted)),
-        },
+    match joined(detached(inner, execution, head, content)).await {
+        Some(result) => result,
+        None => back(exchange.refusal(&occasion, Reason::Interrupted)),
     }
 }
 
