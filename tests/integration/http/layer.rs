@@ -395,3 +395,28 @@ async fn an_answer_whose_headers_are_too_large_is_noted_without_them_and_never_r
     }
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn a_grpc_status_behind_the_body_decides_whether_the_answer_is_kept() {
+    for (status, runs_expected) in [("0", 1), ("14", 2)] {
+        let (layer, _engine) = layer(Profile::deel());
+        let runs = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&runs);
+        let service = layer.layer(tower::service_fn(move |_: Request<LayerBody<Body>>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let trailers = [("grpc-status".parse().unwrap(), status.parse().unwrap())];
+            let end = async move { Some(Ok(trailers.into_iter().collect())) };
+            let body = Full::new(Bytes::from_static(b"message")).with_trailers(end);
+            let response = Response::builder().header("content-type", "application/grpc");
+            let response = response.body(body).unwrap();
+            async move { Ok::<_, std::convert::Infallible>(response) }
+        }));
+        for _ in 0..2 {
+            let response = service.clone().oneshot(keyed("k")).await.unwrap();
+            let body = response.into_body().collect().await.unwrap();
+            assert_eq!(body.trailers().unwrap()["grpc-status"], status);
+            assert_eq!(body.to_bytes(), "message");
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), runs_expected);
+    }
+}
