@@ -121,6 +121,7 @@ mod error;
 mod fingerprint;
 mod key;
 mod outcome;
+mod progress;
 mod record;
 mod reply;
 mod secret;
@@ -137,6 +138,7 @@ pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::Key;
 pub use limits::Terms;
 pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution};
+pub use progress::{Progress, Stage};
 pub use reply::Reply;
 
 /// The README's code, compiled.

@@ -49,13 +49,22 @@ impl Record {
     /// When the record turns into 'absent' by itself, unless an operator's hold keeps it.
     pub(crate) fn ends_at(&self) -> Timestamp {
         match self {
-            Self::InFlight(record) => record
-                .started_at
-                .plus(record.retention)
-                .max(record.lease_until),
+            Self::InFlight(record) => {
+                attempt_ends_at(record.started_at, record.retention, record.lease_until)
+            }
             Self::Completed(record) => record.expires_at,
         }
     }
+}
+
+/// When an attempt that nobody settles is over: it is remembered for its retention, or for its lease if
+/// that is longer.
+pub(crate) fn attempt_ends_at(
+    started_at: Timestamp,
+    retention: Duration,
+    lease_until: Timestamp,
+) -> Timestamp {
+    started_at.plus(retention).max(lease_until)
 }
 
 /// A record with what identifies it.

@@ -1,9 +1,9 @@
 //! Bytes to records and back: the only file that names `bincode`.
 //!
-//! A journal entry is `version (1 byte) · body (bincode) · checksum (8 bytes)`. The checksum is the
-//! first 8 bytes of the BLAKE3 hash of version and body, so that damage is an error and never a
-//! different answer. The body names the entry's sequence and the key's whole digest, so that a sound
-//! entry in the wrong place is noticed too. Integers are variable-length and little-endian, except for
+//! A journal entry is `version (1 byte) · body (bincode) · checksum (8 bytes)`. The checksum is
+//! the XXH3 hash of version and body, so that damage is an error and never a different answer; who may write
+//! to the folder can forge it. The body names the entry's sequence, that of the entry whose place it took, and the
+//! key's whole digest, so that a sound entry in the wrong place is noticed too. Integers are variable-length and little-endian, except for
 //! digests, which are plain bytes.
 
 #[cfg(test)]
@@ -12,6 +12,7 @@ mod wire;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,7 +21,7 @@ use crate::limits::MAX_REPLY_BYTES;
 use crate::record::{Record, Stored};
 use crate::reply::Reply;
 use crate::secret::Digest;
-use wire::{WireEntry, WireState};
+use wire::{WireEntry, WireHead, WireState};
 
 /// The version that this crate writes. Older ones go on being read.
 const VERSION: u8 = 1;
@@ -41,10 +42,39 @@ const CONFIG: Config = bincode::config::standard().with_limit::<MAX_ENTRY_BYTES>
 /// One transition of one key, as the journal holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JournalEntry {
-    pub(crate) sequence: u64,
-    pub(crate) written_at: Timestamp,
+    pub(crate) heading: Heading,
     pub(crate) digest: Digest,
     pub(crate) state: EntryState,
+}
+
+/// Where and when an entry was written, and what it took the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heading {
+    pub(crate) sequence: u64,
+    pub(crate) written_at: Timestamp,
+    /// The entry that made the key live until this one, if it was.
+    pub(crate) prior: Option<u64>,
+}
+
+/// What an index needs of an entry, without its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outline {
+    pub(crate) heading: Heading,
+    pub(crate) digest: Digest,
+    pub(crate) state: OutlineState,
+}
+
+/// What a key became, in outline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutlineState {
+    InFlight {
+        lease_until: Timestamp,
+        ends_at: Timestamp,
+    },
+    Completed {
+        ends_at: Timestamp,
+    },
+    Removed,
 }
 
 /// What a key became.
@@ -68,40 +98,17 @@ impl JournalEntry {
 }
 
 /// Appends the bytes of the entry that makes `stored` the state of its key.
-pub(crate) fn encode_put(
-    out: &mut Vec<u8>,
-    sequence: u64,
-    written_at: Timestamp,
-    stored: &Stored,
-) -> Result<()> {
-    append(
-        out,
-        &WireEntry {
-            sequence,
-            written_at_ms: written_at.0,
-            digest: stored.digest.0,
-            key: stored.key.as_ref().map(Key::as_framed),
-            state: WireState::of(&stored.record),
-        },
-    )
+pub(crate) fn encode_put(out: &mut Vec<u8>, heading: Heading, stored: &Stored) -> Result<()> {
+    let key = stored.key.as_ref().map(Key::as_framed);
+    let state = WireState::of(&stored.record);
+    append(out, &WireEntry::new(heading, stored.digest, key, state))
 }
 
 /// Appends the bytes of the entry that frees a key.
-pub(crate) fn encode_removal(
-    out: &mut Vec<u8>,
-    sequence: u64,
-    written_at: Timestamp,
-    digest: Digest,
-) -> Result<()> {
+pub(crate) fn encode_removal(out: &mut Vec<u8>, heading: Heading, digest: Digest) -> Result<()> {
     append(
         out,
-        &WireEntry {
-            sequence,
-            written_at_ms: written_at.0,
-            digest: digest.0,
-            key: None,
-            state: WireState::Removed,
-        },
+        &WireEntry::new(heading, digest, None, WireState::Removed),
     )
 }
 
@@ -117,19 +124,35 @@ fn append<T: Serialize>(out: &mut Vec<u8>, value: &T) -> Result<()> {
 }
 
 /// Reads an entry and checks it whole.
-///
-/// `sequence` is where the entry was found; an entry that says otherwise is damage.
-pub(crate) fn decode(bytes: &[u8], sequence: u64) -> Result<JournalEntry> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<JournalEntry> {
     let entry: WireEntry<'_> = decode_sealed(bytes, ENTRY)?;
-    if entry.sequence != sequence {
-        return Err(corrupt(ENTRY, "stands in another one's place"));
-    }
     Ok(JournalEntry {
-        sequence,
-        written_at: Timestamp(entry.written_at_ms),
+        heading: entry.heading(),
         digest: Digest(entry.digest),
         state: wire::entry_state(entry.key, entry.state)?,
     })
+}
+
+/// Reads an entry that was found at `sequence` and checks it whole; an entry that says otherwise is
+/// damage.
+pub(crate) fn decode_at(bytes: &[u8], sequence: u64) -> Result<JournalEntry> {
+    let entry = decode(bytes)?;
+    if entry.heading.sequence != sequence {
+        return Err(corrupt(ENTRY, "stands in another one's place"));
+    }
+    Ok(entry)
+}
+
+/// Reads an entry that was found at `sequence`, checks it whole, and decodes it as far as an index needs it.
+pub(crate) fn outline_at(bytes: &[u8], sequence: u64) -> Result<Outline> {
+    let body = open_sealed(bytes, ENTRY)?;
+    let (head, _): (WireHead<'_>, _) = bincode::serde::borrow_decode_from_slice(body, CONFIG)
+        .map_err(|error| undecodable(ENTRY, error))?;
+    let outline = head.outline();
+    if outline.heading.sequence != sequence {
+        return Err(corrupt(ENTRY, "stands in another one's place"));
+    }
+    Ok(outline)
 }
 
 /// The bytes of something that is kept beside the journal: version, body and checksum, as in entries.
@@ -142,11 +165,8 @@ pub(crate) fn encode_sealed<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 /// Reads what [`encode_sealed`] gave and checks it whole; `what` names it in an error.
 pub(crate) fn decode_sealed<'de, T: Deserialize<'de>>(bytes: &'de [u8], what: &str) -> Result<T> {
     let body = open_sealed(bytes, what)?;
-    let (value, used) =
-        bincode::serde::borrow_decode_from_slice(body, CONFIG).map_err(|error| {
-            let message = format!("{what} can't be decoded; restore the folder from a backup");
-            Error::with_source(ErrorKind::Corrupt, message, error)
-        })?;
+    let (value, used) = bincode::serde::borrow_decode_from_slice(body, CONFIG)
+        .map_err(|error| undecodable(what, error))?;
     if used != body.len() {
         return Err(corrupt(what, "has bytes after its end"));
     }
@@ -175,10 +195,12 @@ fn open_sealed<'a>(bytes: &'a [u8], what: &str) -> Result<&'a [u8]> {
 }
 
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    *blake3::hash(bytes)
-        .as_bytes()
-        .first_chunk()
-        .expect("a hash is longer than a checksum")
+    XxHash3_64::oneshot(bytes).to_le_bytes()
+}
+
+fn undecodable(what: &str, error: bincode::error::DecodeError) -> Error {
+    let message = format!("{what} can't be decoded; restore the folder from a backup");
+    Error::with_source(ErrorKind::Corrupt, message, error)
 }
 
 fn corrupt(what: &str, problem: &str) -> Error {

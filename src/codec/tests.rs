@@ -44,9 +44,17 @@ fn completed() -> Record {
     })
 }
 
+fn heading(sequence: u64) -> Heading {
+    Heading {
+        sequence,
+        written_at: Timestamp(5),
+        prior: Some(sequence - 2),
+    }
+}
+
 fn encoded(stored: &Stored, sequence: u64) -> Vec<u8> {
     let mut out = Vec::new();
-    encode_put(&mut out, sequence, Timestamp(5), stored).unwrap();
+    encode_put(&mut out, heading(sequence), stored).unwrap();
     out
 }
 
@@ -66,8 +74,8 @@ fn every_record_comes_back_as_it_went_in() {
             ..with_text.clone()
         };
         for stored in [with_text, without_text] {
-            let entry = decode(&encoded(&stored, 9), 9).unwrap();
-            assert_eq!((entry.sequence, entry.written_at), (9, Timestamp(5)));
+            let entry = decode_at(&encoded(&stored, 9), 9).unwrap();
+            assert_eq!(entry.heading, heading(9));
             assert_eq!(entry.into_stored(), Some(stored));
         }
     }
@@ -77,10 +85,56 @@ fn every_record_comes_back_as_it_went_in() {
 fn a_removal_comes_back_as_one() {
     let digest = stored(in_flight()).digest;
     let mut out = Vec::new();
-    encode_removal(&mut out, 3, Timestamp(5), digest).unwrap();
-    let entry = decode(&out, 3).unwrap();
+    encode_removal(&mut out, heading(3), digest).unwrap();
+    let entry = decode_at(&out, 3).unwrap();
     assert_eq!(entry.digest, digest);
     assert_eq!(entry.into_stored(), None);
+}
+
+#[test]
+fn an_outline_says_what_the_whole_entry_says() {
+    let removed = {
+        let mut out = Vec::new();
+        encode_removal(&mut out, heading(9), stored(in_flight()).digest).unwrap();
+        out
+    };
+    let of = |record: Record| encoded(&stored(record), 9);
+    for bytes in [of(in_flight()), of(completed()), removed] {
+        let (whole, outline) = (decode(&bytes).unwrap(), outline_at(&bytes, 9).unwrap());
+        assert_eq!(
+            (outline.heading, outline.digest),
+            (whole.heading, whole.digest)
+        );
+        let expected = match whole.into_stored().map(|stored| stored.record) {
+            None => OutlineState::Removed,
+            Some(record @ Record::Completed(_)) => OutlineState::Completed {
+                ends_at: record.ends_at(),
+            },
+            Some(record @ Record::InFlight(_)) => OutlineState::InFlight {
+                lease_until: Timestamp(1_750_000_120_000),
+                ends_at: record.ends_at(),
+            },
+        };
+        assert_eq!(outline.state, expected);
+        assert!(outline_at(&bytes, 10).is_err());
+        for length in 0..bytes.len() {
+            assert!(outline_at(&bytes[..length], 9).is_err());
+        }
+    }
+}
+
+#[test]
+fn a_prior_entry_is_kept_and_none_is_none() {
+    for prior in [None, Some(1), Some(u64::MAX >> 3)] {
+        let heading = Heading {
+            sequence: u64::MAX >> 2,
+            written_at: Timestamp(5),
+            prior,
+        };
+        let mut out = Vec::new();
+        encode_put(&mut out, heading, &stored(completed())).unwrap();
+        assert_eq!(decode(&out).unwrap().heading, heading);
+    }
 }
 
 #[test]
@@ -89,17 +143,17 @@ fn every_flipped_bit_and_every_truncation_is_noticed() {
     for at in 0..sound.len() * 8 {
         let mut damaged = sound.clone();
         damaged[at / 8] ^= 1 << (at % 8);
-        assert!(decode(&damaged, 9).is_err(), "bit {at}");
+        assert!(decode_at(&damaged, 9).is_err(), "bit {at}");
     }
     for length in 0..sound.len() {
-        let error = decode(&sound[..length], 9).unwrap_err();
+        let error = decode_at(&sound[..length], 9).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "length {length}");
     }
 }
 
 #[test]
 fn a_sound_entry_in_another_ones_place_is_corrupt() {
-    let error = decode(&encoded(&stored(completed()), 9), 10).unwrap_err();
+    let error = decode_at(&encoded(&stored(completed()), 9), 10).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
@@ -108,26 +162,26 @@ fn trailing_bytes_are_refused_though_the_checksum_fits() {
     let sound = encoded(&stored(completed()), 9);
     let mut longer = sound[..sound.len() - CHECKSUM_BYTES].to_vec();
     longer.push(0);
-    let error = decode(&sealed(&longer), 9).unwrap_err();
+    let error = decode_at(&sealed(&longer), 9).unwrap_err();
     assert!(error.to_string().contains("after its end"), "{error}");
 }
 
 #[test]
 fn a_newer_version_is_unsupported_and_not_corrupt() {
-    let error = decode(&sealed(&[VERSION + 1, 1, 2, 3]), 9).unwrap_err();
+    let error = decode_at(&sealed(&[VERSION + 1, 1, 2, 3]), 9).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
-    let error = decode(&sealed(&[0, 1, 2, 3]), 9).unwrap_err();
+    let error = decode_at(&sealed(&[0, 1, 2, 3]), 9).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
 #[test]
 fn a_length_that_lies_is_an_error_and_allocates_nothing_of_that_size() {
-    // Sequence 9, written at 5, a digest, and a key that claims 2^60 bytes.
-    let mut body = vec![VERSION, 9, 5];
+    // Sequence 9, written at 5, no prior entry, a digest, and a key that claims 2^60 bytes.
+    let mut body = vec![VERSION, 9, 5, 0];
     body.extend_from_slice(&[0; 32]);
     body.extend_from_slice(&[1, 253]);
     body.extend_from_slice(&(1_u64 << 60).to_le_bytes());
-    let error = decode(&sealed(&body), 9).unwrap_err();
+    let error = decode_at(&sealed(&body), 9).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
@@ -136,11 +190,11 @@ fn the_bytes_of_version_1_are_pinned() {
     let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex();
     assert_eq!(
         hash(&encoded(&stored(in_flight()), 9)).as_str(),
-        "c5f725b5f10d09473d566a3cbe331b6fc4d693749104bfe9687efc5b4006b831"
+        "a92a1ea877cbc74d073fc2109768e3a49a0e246921409c6a4585244739557279"
     );
     assert_eq!(
         hash(&encoded(&stored(completed()), 9)).as_str(),
-        "30e9ac907e70de765db8fb96d8cdd8a109a0406110dffd4e71396ea3fa391bda"
+        "c032b4253063ed9bfcb9d23cf2598cbad248bf8f98078755701cdef5ed165268"
     );
 }
 

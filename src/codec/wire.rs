@@ -6,24 +6,42 @@ use bytes::Bytes;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ENTRY, EntryState, corrupt};
+use super::{ENTRY, EntryState, Heading, Outline, OutlineState, corrupt};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::key::Key;
 use crate::limits::MAX_REPLY_HEADERS;
-use crate::record::{CompletedRecord, InFlightRecord, Record};
+use crate::record::{CompletedRecord, InFlightRecord, Record, attempt_ends_at};
 use crate::reply::Reply;
-use crate::secret::{SealedFingerprint, SealedPart};
+use crate::secret::{Digest, SealedFingerprint, SealedPart};
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireEntry<'a> {
-    pub(super) sequence: u64,
-    pub(super) written_at_ms: u64,
+    heading: WireHeading,
     pub(super) digest: [u8; 32],
     #[serde(borrow)]
     pub(super) key: Option<&'a str>,
     #[serde(borrow)]
     pub(super) state: WireState<'a>,
+}
+
+/// The beginning of an entry, as far as an index needs it: the same fields in the same order.
+#[derive(Deserialize)]
+pub(super) struct WireHead<'a> {
+    heading: WireHeading,
+    digest: [u8; 32],
+    #[serde(borrow)]
+    _key: Option<&'a str>,
+    #[serde(borrow)]
+    state: WireHeadState<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireHeading {
+    sequence: u64,
+    written_at_ms: u64,
+    /// How far before this one the entry stands whose place it took; 0 for none.
+    prior_distance: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -32,6 +50,15 @@ pub(super) enum WireState<'a> {
     InFlight(WireInFlight<'a>),
     #[serde(borrow)]
     Completed(WireCompleted<'a>),
+    Removed,
+}
+
+#[derive(Deserialize)]
+enum WireHeadState<'a> {
+    #[serde(borrow)]
+    InFlight(WireInFlight<'a>),
+    #[serde(borrow)]
+    Completed(WireCompletedHead<'a>),
     Removed,
 }
 
@@ -58,6 +85,17 @@ pub(super) struct WireCompleted<'a> {
     pub(super) reply: WireReply<'a>,
 }
 
+/// The beginning of a [`WireCompleted`].
+#[derive(Deserialize)]
+struct WireCompletedHead<'a> {
+    #[serde(borrow)]
+    _fingerprint: WireFingerprint<'a>,
+    _token: u64,
+    _attempt: u32,
+    _completed_at_ms: u64,
+    expires_at_ms: u64,
+}
+
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireFingerprint<'a> {
     pub(super) version: u8,
@@ -79,6 +117,68 @@ pub(super) struct WireReply<'a> {
 }
 
 type WireFields<'a> = Vec<(&'a str, Blob<'a>)>;
+
+impl<'a> WireEntry<'a> {
+    pub(super) fn new(
+        heading: Heading,
+        digest: Digest,
+        key: Option<&'a str>,
+        state: WireState<'a>,
+    ) -> Self {
+        let prior = heading.prior.unwrap_or(heading.sequence);
+        Self {
+            heading: WireHeading {
+                sequence: heading.sequence,
+                written_at_ms: heading.written_at.0,
+                prior_distance: heading.sequence.saturating_sub(prior),
+            },
+            digest: digest.0,
+            key,
+            state,
+        }
+    }
+
+    pub(super) fn heading(&self) -> Heading {
+        self.heading.heading()
+    }
+}
+
+impl WireHeading {
+    fn heading(&self) -> Heading {
+        let prior = (self.prior_distance > 0)
+            .then(|| self.sequence.checked_sub(self.prior_distance))
+            .flatten();
+        Heading {
+            sequence: self.sequence,
+            written_at: Timestamp(self.written_at_ms),
+            prior,
+        }
+    }
+}
+
+impl WireHead<'_> {
+    pub(super) fn outline(&self) -> Outline {
+        let state = match &self.state {
+            WireHeadState::InFlight(wire) => OutlineState::InFlight {
+                lease_until: Timestamp(wire.lease_until_ms),
+                ends_at: attempt_ends_at(
+                    Timestamp(wire.started_at_ms),
+                    Duration::from_millis(wire.retention_ms),
+                    Timestamp(wire.lease_until_ms),
+                ),
+            },
+            WireHeadState::Completed(wire) => OutlineState::Completed {
+                ends_at: Timestamp(wire.expires_at_ms),
+            },
+            WireHeadState::Removed => OutlineState::Removed,
+        };
+        Outline {
+            heading: self.heading.heading(),
+            digest: Digest(self.digest),
+            state,
+        }
+    }
+}
 
 impl<'a> WireState<'a> {
     pub(super) fn of(record: &'a Record) -> Self {

@@ -16,6 +16,7 @@ use crate::clock::{Clock, SystemClock, Timeline, Timer, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MAX_REPLY_BYTES, Terms, check_duration, check_number};
 use crate::outcome::OnAbandon;
+use crate::progress::{OnProgress, Progress};
 use crate::secret::{Pepper, Secret};
 use crate::store::embedded::{self, Embedded};
 use crate::store::memory::Memory;
@@ -47,6 +48,7 @@ pub struct Builder {
     pepper: Option<Pepper>,
     keeps_keys: bool,
     is_restored: bool,
+    progress: OnProgress,
 }
 
 impl Default for Builder {
@@ -68,6 +70,7 @@ impl Default for Builder {
             pepper: None,
             keeps_keys: true,
             is_restored: false,
+            progress: OnProgress::default(),
         }
     }
 }
@@ -199,6 +202,13 @@ impl Builder {
         self
     }
 
+    /// Is told how far [`open`](Builder::open) has got, in the thread that opens: when it repairs and indexes
+    /// what a crash has left, and when it opens sealed segments.
+    pub fn on_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = OnProgress(Arc::new(tell));
+        self
+    }
+
     /// Opens the engine of a folder, and makes the folder if there is none. Its parent has to exist.
     ///
     /// Waits for the disk: after a crash, as long as it takes to repair and index what was written.
@@ -317,6 +327,7 @@ impl Builder {
             segment_bytes: self.segment_bytes,
             pepper: self.pepper.clone(),
             is_restored: self.is_restored,
+            progress: self.progress.clone(),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::key::Key;
 use crate::limits::Terms;
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
-use crate::store::{Answer, Glance, Request, Store};
+use crate::store::{Answer, Glance, Request, Seen, Store};
 
 /// Whether a read from the disk may happen in the calling thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +63,8 @@ pub(super) struct Refused {
 pub(super) enum Approach {
     /// This is the answer.
     Settled(Verdict),
-    /// The store has to decide this.
-    Open(Command),
+    /// The store has to decide this, and may rely on what was seen.
+    Open(Command, Seen),
 }
 
 impl Core {
@@ -78,7 +78,7 @@ impl Core {
         let digest = self.store.secret().digest(key);
         let verdict = match self.approach(digest, fingerprint, terms, reads).await? {
             Approach::Settled(verdict) => verdict,
-            Approach::Open(command) => self.submit(key, digest, command).await?,
+            Approach::Open(command, seen) => self.submit(key, digest, command, seen).await?,
         };
         self.outcome(key, digest, terms, verdict)
     }
@@ -107,7 +107,8 @@ impl Core {
         }
         Ok(match glance {
             Glance::Decided(verdict) => Approach::Settled(verdict),
-            Glance::Read | Glance::Write => Approach::Open(command),
+            Glance::Write(seen) => Approach::Open(command, seen),
+            Glance::Read => Approach::Open(command, Seen::default()),
         })
     }
 
@@ -201,11 +202,13 @@ impl Core {
         key: &Key,
         digest: Digest,
         command: Command,
+        seen: Seen,
     ) -> impl Future<Output = Result<Verdict>> + Send + use<'_> {
         let request = Request {
             key: key.clone(),
             digest,
             command,
+            seen,
         };
         let (answer, pending) = Answer::new(Arc::downgrade(&self.store), &request);
         self.store.submit(request, answer);

@@ -14,6 +14,7 @@ use crate::key::Key;
 use crate::limits::{MAX_REPLY_HEADERS, Terms};
 use crate::reply::Reply;
 use crate::secret::Digest;
+use crate::store::Seen;
 
 /// The right to run a request's handler, once, until the lease ends.
 ///
@@ -179,7 +180,10 @@ impl Guard {
 
     /// Has the store decide; gives the new end of the lease if there is one.
     async fn settle(&self, command: Command) -> Result<Option<Timestamp>> {
-        let verdict = self.core.submit(&self.key, self.digest, command).await?;
+        let verdict = self
+            .core
+            .submit(&self.key, self.digest, command, Seen::default())
+            .await?;
         match verdict {
             Verdict::Done => Ok(None),
             Verdict::Renewed { lease_until } => Ok(Some(lease_until)),

@@ -18,6 +18,7 @@ use crate::key::Key;
 use crate::limits::Terms;
 use crate::outcome::Outcome;
 use crate::secret::Digest;
+use crate::store::Seen;
 
 impl Engine {
     /// The most bytes that a reply can have.
@@ -48,12 +49,13 @@ impl Engine {
                 let outcome = core.outcome(key, digest, terms, verdict)?;
                 Ok(Approached::Settled(outcome))
             }
-            Approach::Open(command) => Ok(Approached::Open(Opening {
+            Approach::Open(command, seen) => Ok(Approached::Open(Opening {
                 core: Arc::clone(core),
                 key: key.clone(),
                 digest,
                 terms,
                 command,
+                seen,
             })),
         }
     }
@@ -89,6 +91,7 @@ pub(crate) struct Opening {
     digest: Digest,
     terms: Terms,
     command: Command,
+    seen: Seen,
 }
 
 impl Opening {
@@ -97,7 +100,7 @@ impl Opening {
     pub(crate) async fn begin(self) -> Result<Outcome> {
         let verdict = self
             .core
-            .submit(&self.key, self.digest, self.command)
+            .submit(&self.key, self.digest, self.command, self.seen)
             .await?;
         self.core
             .outcome(&self.key, self.digest, self.terms, verdict)

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::outcome::{Entry, EntryState, Resolution};
 use crate::record::{Record, Stored};
+use crate::store::Seen;
 
 impl Engine {
     /// What is known of a key, or `None` if it is free.
@@ -189,7 +190,7 @@ impl Core {
 
     async fn command(&self, key: &Key, command: Command) -> Result<Verdict> {
         let digest = self.store.secret().digest(key);
-        self.submit(key, digest, command).await
+        self.submit(key, digest, command, Seen::default()).await
     }
 
     fn entry(&self, stored: &Stored) -> Entry {

@@ -28,8 +28,14 @@ pub struct Stats {
     pub waiters: u64,
     /// Segments on the disk.
     pub segments: u64,
-    /// The size of all segment files, in bytes.
+    /// Those of them that are sealed. All others but one wait for it.
+    pub sealed_segments: u64,
+    /// The size of all segment files, in bytes, those that are just being written included.
     pub disk_bytes: u64,
+    /// What the segments' indexes and filters take in memory, in bytes, about.
+    pub index_bytes: u64,
+    /// What the page caches hold, in bytes; at most [`cache_bytes`](crate::Builder::cache_bytes).
+    pub page_cache_bytes: u64,
     /// What the cache of recent replies holds, in bytes.
     pub replay_cache_bytes: u64,
     /// The limit on one reply, in bytes.
@@ -46,6 +52,9 @@ pub struct Stats {
     pub refused_oversize: u64,
     /// Sweeps that failed. While they do, what is over keeps its disk space and counts as live.
     pub failed_sweeps: u64,
+    /// Segments that couldn't be sealed, mostly for want of disk space. They are tried again, and take more
+    /// memory until then.
+    pub failed_seals: u64,
     /// By how much the wall clock at open was ahead of the newest record, if by more than an hour. The
     /// time that has passed and a clock that was set wrong look alike; if the engine wasn't down for
     /// that long, leases and retentions have ended early.
@@ -92,7 +101,10 @@ impl Core {
             queue_depth: self.limits.queue_depth as u64,
             waiters: self.waiters.count() as u64,
             segments: figures.segments,
+            sealed_segments: figures.sealed_segments,
             disk_bytes: figures.disk_bytes,
+            index_bytes: figures.index_bytes,
+            page_cache_bytes: figures.page_cache_bytes,
             replay_cache_bytes: figures.replay_cache_bytes,
             max_reply_bytes: self.limits.max_reply_bytes as u64,
             commits: figures.commits,
@@ -101,6 +113,7 @@ impl Core {
             refused_overloaded: figures.refused_overloaded,
             refused_oversize: self.refused.oversize.load(Ordering::Relaxed),
             failed_sweeps: figures.failed_sweeps,
+            failed_seals: figures.failed_seals,
             clock_step: figures.clock_step,
         }
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use futures_channel::oneshot;
 
-use super::{Request, Store};
+use super::{Request, Seen, Store};
 use crate::decision::{Command, Verdict};
 use crate::error::Result;
 use crate::key::Key;
@@ -98,6 +98,7 @@ impl Drop for Delivery {
                 key: home.key,
                 digest: home.digest,
                 command: Command::Release { token: grant.token },
+                seen: Seen::default(),
             };
             store.submit(release, Answer::ignored());
         }

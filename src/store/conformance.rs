@@ -11,6 +11,7 @@ use crate::decision::{Command, Grant, Holder, Verdict};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::outcome::{OnAbandon, Resolution};
+use crate::progress::OnProgress;
 use crate::record::Record;
 use crate::reply::Reply;
 use crate::secret::Secret;
@@ -86,6 +87,7 @@ fn embedded(
         segment_bytes: 1 << 20,
         pepper: None,
         is_restored: false,
+        progress: OnProgress::default(),
     };
     let recovered = embedded::recover(&folder.path().join("store"), &settings).unwrap();
     let (timer, _) = Timer::start(recovered.timeline().clone()).unwrap();
@@ -118,13 +120,16 @@ impl Bench {
             Glance::Read => self.store.read(&digest, &command).unwrap(),
             glance => glance,
         };
-        if let Glance::Decided(verdict) = glance {
-            return verdict;
-        }
+        let seen = match glance {
+            Glance::Decided(verdict) => return verdict,
+            Glance::Write(seen) => seen,
+            Glance::Read => unreachable!("a read decides"),
+        };
         let request = Request {
             key,
             digest,
             command,
+            seen,
         };
         let (answer, pending) = Answer::new(Arc::downgrade(&self.store), &request);
         self.store.submit(request, answer);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Answer, Figures, Glance, Observed, Observer, Request, Rules, Store, Swept};
+use super::{Answer, Figures, Glance, Observed, Observer, Request, Rules, Seen, Store, Swept};
 use crate::clock::Timeline;
 use crate::decision::{self, Change, Command, Context, Decision, Verdict};
 use crate::error::{Error, Result};
@@ -110,7 +110,8 @@ impl Store for Memory {
     fn glance(&self, digest: &Digest, command: &Command) -> Result<Glance> {
         self.condition()?;
         let state = self.state.lock();
-        Ok(Glance::of(self.decide(&state, digest, command)))
+        let decision = self.decide(&state, digest, command);
+        Ok(Glance::of(decision, Seen::default()))
     }
 
     fn read(&self, digest: &Digest, command: &Command) -> Result<Glance> {

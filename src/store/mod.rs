@@ -65,7 +65,14 @@ pub(crate) struct Request {
     pub(crate) key: Key,
     pub(crate) digest: Digest,
     pub(crate) command: Command,
+    /// What a look of the caller's own has told of the key.
+    pub(crate) seen: Seen,
 }
+
+/// What a look at a key has told for good, so that the store needn't look there again. It means something
+/// to the store only that gave it; the default says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen(pub(crate) u64);
 
 /// How far a look at the published state has got.
 #[derive(Debug)]
@@ -75,15 +82,15 @@ pub(crate) enum Glance {
     /// The record has to be read from the disk.
     Read,
     /// The state has to change.
-    Write,
+    Write(Seen),
 }
 
 impl Glance {
     /// What a decision against the published state amounts to.
-    pub(crate) fn of(decision: Decision) -> Self {
+    pub(crate) fn of(decision: Decision, seen: Seen) -> Self {
         match decision.change {
             None => Self::Decided(decision.verdict),
-            Some(_) => Self::Write,
+            Some(_) => Self::Write(seen),
         }
     }
 }
@@ -139,12 +146,16 @@ pub(crate) struct Figures {
     pub(crate) in_flight: u64,
     pub(crate) queued: u64,
     pub(crate) segments: u64,
+    pub(crate) sealed_segments: u64,
     pub(crate) disk_bytes: u64,
+    pub(crate) index_bytes: u64,
+    pub(crate) page_cache_bytes: u64,
     pub(crate) replay_cache_bytes: u64,
     pub(crate) commits: u64,
     pub(crate) entries_written: u64,
     pub(crate) refused_overloaded: u64,
     pub(crate) failed_sweeps: u64,
+    pub(crate) failed_seals: u64,
     pub(crate) clock_step: Option<Duration>,
 }
 

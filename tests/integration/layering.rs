@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
         "key",
         "limits",
         "outcome",
+        "progress",
         "reply",
         "secret",
         "Guard",
@@ -29,6 +30,7 @@ const FLOORS: &[&[&str]] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("redb", &["store/embedded"]),
     ("bincode", &["codec"]),
+    ("twox_hash", &["codec"]),
     ("quick_cache", &["store/embedded"]),
     ("crossbeam_channel", &["store/embedded", "engine"]),
     ("sfv", &["http/key_syntax"]),

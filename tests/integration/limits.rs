@@ -6,6 +6,7 @@ use onceward::{Engine, ErrorKind, Outcome, Reply};
 
 use crate::support::{
     Bench, LEASE, RETENTION, completed, eventually, granted, in_flight, key, replayed, request,
+    sealed,
 };
 
 #[test]
@@ -48,6 +49,7 @@ fn expired_keys_make_room_once_they_are_swept() {
         .unwrap();
     for number in 0..8 {
         completed(&engine, &number.to_string(), "body");
+        sealed(&engine);
     }
     bench.clock.advance(RETENTION);
     assert_eq!(engine.stats().live_keys, 8);

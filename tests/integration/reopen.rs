@@ -7,7 +7,7 @@ use onceward::{Engine, Fingerprint, OnAbandon, Outcome, Reply, Terms};
 
 use crate::support::{
     Bench, JUST_UNDER_LEASE, LEASE, MS, RETENTION, completed, eventually, folder_of_child, granted,
-    in_child, in_flight, key, replayed, request,
+    in_child, in_flight, key, replayed, request, sealed,
 };
 
 fn tiny(bench: &Bench) -> Engine {
@@ -112,6 +112,7 @@ fn old_segments_are_unlinked_oldest_first_and_the_space_returns() {
     for day in 0..4 {
         for number in 0..10 {
             completed(&engine, &format!("{day} {number}"), "body");
+            sealed(&engine);
         }
         bench.clock.advance(RETENTION / 2);
         engine.sweep().unwrap();
@@ -192,6 +193,7 @@ fn held_attempts_outlive_every_segment() {
     for day in 0..5 {
         for number in 0..6 {
             completed(&engine, &format!("{day} {number}"), "body");
+            sealed(&engine);
         }
         bench.clock.advance(2 * RETENTION);
         engine.sweep().unwrap();
@@ -350,7 +352,8 @@ fn a_segment_that_a_crash_left_behind_when_it_was_unlinked_is_removed() {
     for number in 0..6 {
         completed(&engine, &number.to_string(), "old");
     }
-    let oldest = bench.path().join("segment-0000000001.redb");
+    sealed(&engine);
+    let oldest = bench.path().join("sealed-0000000001.redb");
     // The file outlives its place in the manifest, as after a kill between the two.
     let kept = bench.path().with_file_name("kept");
     fs::hard_link(&oldest, &kept).unwrap();

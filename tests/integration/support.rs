@@ -55,6 +55,14 @@ pub(crate) fn eventually(is_so: impl Fn() -> bool) {
     }
 }
 
+/// Waits until every segment but the active one is sealed.
+pub(crate) fn sealed(engine: &Engine) {
+    eventually(|| {
+        let stats = engine.stats();
+        stats.sealed_segments + 1 == stats.segments
+    });
+}
+
 /// Runs an ignored test of this binary in a process of its own; gives what it wrote.
 pub(crate) fn in_child(test: &str, path: &std::path::Path) -> String {
     let output = std::process::Command::new(std::env::current_exe().unwrap())

@@ -5,14 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::lanes::Done;
-use super::view::{Found, Publication};
+use super::view::{Current, Publication};
 use crate::clock::Timestamp;
-use crate::codec;
+use crate::codec::{self, Heading};
 use crate::decision::Verdict;
 use crate::error::Result;
 use crate::record::Stored;
 use crate::secret::{BuildDigestHasher, Digest};
-use crate::store::Answer;
+use crate::store::{Answer, Seen};
 
 /// Entries staged for one commit, and the answers that wait for it. Kept and reused by the writer.
 #[derive(Debug, Default)]
@@ -33,14 +33,6 @@ struct Staged {
     sequence: u64,
 }
 
-/// The state that a decision is made against.
-#[derive(Debug)]
-pub(super) struct Current {
-    pub(super) stored: Option<Arc<Stored>>,
-    /// The entry that makes the key live, if it is.
-    pub(super) live_entry: Option<u64>,
-}
-
 impl Batch {
     pub(super) fn clear(&mut self) {
         self.publications.clear();
@@ -58,6 +50,7 @@ impl Batch {
         Some(Current {
             stored: staged.stored.clone(),
             live_entry: staged.stored.is_some().then_some(staged.sequence),
+            seen: Seen::default(),
         })
     }
 
@@ -71,9 +64,14 @@ impl Batch {
         prior: Option<u64>,
     ) -> Result<()> {
         let start = self.bytes.len();
+        let heading = Heading {
+            sequence,
+            written_at: now,
+            prior,
+        };
         let encoded = match &stored {
-            Some(stored) => codec::encode_put(&mut self.bytes, sequence, now, stored),
-            None => codec::encode_removal(&mut self.bytes, sequence, now, digest),
+            Some(stored) => codec::encode_put(&mut self.bytes, heading, stored),
+            None => codec::encode_removal(&mut self.bytes, heading, digest),
         };
         if let Err(error) = encoded {
             self.bytes.truncate(start);
@@ -109,14 +107,5 @@ impl Batch {
 
     pub(super) fn live_keys_added(&self) -> i64 {
         self.live_keys_added
-    }
-}
-
-impl Current {
-    pub(super) fn nothing(found: &Found) -> Self {
-        Self {
-            stored: None,
-            live_entry: found.live_entry(),
-        }
     }
 }

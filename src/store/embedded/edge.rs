@@ -35,6 +35,11 @@ fn from_redb(what: &str, error: redb::Error) -> Error {
         redb::Error::Io(io) if io.kind() == Io::NotFound => {
             (ErrorKind::Corrupt, "is missing; restore it from a backup")
         }
+        // Only what was closed cleanly is opened read-only.
+        redb::Error::RepairAborted => (
+            ErrorKind::Corrupt,
+            "is damaged or cut short; restore it from a backup",
+        ),
         redb::Error::Corrupted(_)
         | redb::Error::TableTypeMismatch { .. }
         | redb::Error::TableIsMultimap(_)

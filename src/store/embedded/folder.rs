@@ -15,8 +15,42 @@ const SECRET: &str = "secret";
 const MANIFEST: &str = "manifest.redb";
 /// The ending of files that are renamed once they are whole.
 const UNFINISHED: &str = ".new";
-const SEGMENT_PREFIX: &str = "segment-";
+const JOURNAL_PREFIX: &str = "segment-";
+const SEALED_PREFIX: &str = "sealed-";
 const SEGMENT_SUFFIX: &str = ".redb";
+
+/// The file of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SegmentFile {
+    pub(super) id: u64,
+    pub(super) kind: FileKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum FileKind {
+    Journal,
+    Sealed,
+    /// One that was being written when the process ended.
+    UnfinishedSealed,
+}
+
+impl SegmentFile {
+    /// The file of this name, if it is one of a segment.
+    fn of(name: &str) -> Option<Self> {
+        let (name, is_unfinished) = match name.strip_suffix(UNFINISHED) {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        let (kind, rest) = match (name.strip_prefix(SEALED_PREFIX), is_unfinished) {
+            (Some(rest), true) => (FileKind::UnfinishedSealed, rest),
+            (Some(rest), false) => (FileKind::Sealed, rest),
+            (None, false) => (FileKind::Journal, name.strip_prefix(JOURNAL_PREFIX)?),
+            (None, true) => return None,
+        };
+        let id = rest.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?;
+        Some(Self { id, kind })
+    }
+}
 
 /// An engine's folder, locked against every other engine.
 #[derive(Debug)]
@@ -79,9 +113,21 @@ impl Folder {
         self.path.join(format!("{MANIFEST}{UNFINISHED}"))
     }
 
-    pub(super) fn segment(&self, id: u64) -> PathBuf {
+    pub(super) fn journal(&self, id: u64) -> PathBuf {
+        self.segment(JOURNAL_PREFIX, id, "")
+    }
+
+    pub(super) fn sealed(&self, id: u64) -> PathBuf {
+        self.segment(SEALED_PREFIX, id, "")
+    }
+
+    pub(super) fn unfinished_sealed(&self, id: u64) -> PathBuf {
+        self.segment(SEALED_PREFIX, id, UNFINISHED)
+    }
+
+    fn segment(&self, prefix: &str, id: u64, ending: &str) -> PathBuf {
         self.path
-            .join(format!("{SEGMENT_PREFIX}{id:010}{SEGMENT_SUFFIX}"))
+            .join(format!("{prefix}{id:010}{SEGMENT_SUFFIX}{ending}"))
     }
 
     pub(super) fn has_manifest(&self) -> Result<bool> {
@@ -90,12 +136,27 @@ impl Folder {
             .map_err(|error| io_error("the manifest can't be looked for", error))
     }
 
-    /// The ids of all segment files, listed in the manifest or not, in rising order.
-    pub(super) fn segment_ids(&self) -> Result<Vec<u64>> {
+    /// All files of segments, listed in the manifest or not, in the order of their numbers.
+    pub(super) fn segment_files(&self) -> Result<Vec<SegmentFile>> {
         let names = names(&self.path)?;
-        let mut ids: Vec<u64> = names.iter().filter_map(|name| segment_id(name)).collect();
-        ids.sort_unstable();
-        Ok(ids)
+        let files = names.iter().filter_map(|name| SegmentFile::of(name));
+        let mut files: Vec<SegmentFile> = files.collect();
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    /// The bytes of all files of segments. What is unlinked meanwhile isn't counted.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        let files = self.segment_files().unwrap_or_default();
+        let sizes = files.iter().map(|file| {
+            let path = match file.kind {
+                FileKind::Journal => self.journal(file.id),
+                FileKind::Sealed => self.sealed(file.id),
+                FileKind::UnfinishedSealed => self.unfinished_sealed(file.id),
+            };
+            fs::metadata(path).map_or(0, |metadata| metadata.len())
+        });
+        sizes.sum()
     }
 
     /// A new, empty file that only its owner may read.
@@ -217,7 +278,7 @@ fn check_ours(path: &Path) -> Result<()> {
     let names = names(path)?;
     let is_ours = |name: &String| {
         let finished = name.strip_suffix(UNFINISHED).unwrap_or(name);
-        [LOCK, SECRET, MANIFEST].contains(&finished) || segment_id(name).is_some()
+        [LOCK, SECRET, MANIFEST].contains(&finished) || SegmentFile::of(name).is_some()
     };
     // Without a manifest, everything has to be what a beginning that crashed leaves, or damage.
     if names.iter().any(|name| name == MANIFEST) || names.iter().all(is_ours) {
@@ -238,13 +299,6 @@ fn names(path: &Path) -> Result<Vec<String>> {
             Ok(entry.file_name().to_string_lossy().into_owned())
         })
         .collect()
-}
-
-fn segment_id(name: &str) -> Option<u64> {
-    name.strip_prefix(SEGMENT_PREFIX)?
-        .strip_suffix(SEGMENT_SUFFIX)?
-        .parse()
-        .ok()
 }
 
 fn acquire(lock: &File, wait: Duration) -> Result<()> {

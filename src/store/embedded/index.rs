@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use parking_lot::RwLock;
 
+use crate::clock::Timestamp;
 use crate::secret::BuildDigestHasher;
 
 const SHARDS: usize = 16;
@@ -80,8 +81,79 @@ impl Index {
         })
     }
 
+    /// What the index takes in memory, about.
+    pub(super) fn size_bytes(&self) -> u64 {
+        // A table is at most seven eighths full, and has a byte beside each place.
+        let places = self
+            .shards
+            .iter()
+            .map(|shard| shard.read().capacity() * 8 / 7);
+        (places.sum::<usize>() * (size_of::<(u128, Slot)>() + 1)) as u64
+    }
+
     fn shard(&self, digest: u128) -> &RwLock<HashMap<u128, Slot, BuildDigestHasher>> {
         &self.shards[digest as usize % SHARDS]
+    }
+}
+
+/// An index and the counts that go with it, as a journal's file keeps them: right for all entries up to
+/// `last_sequence`, whatever was appended since.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) entries: u64,
+    pub(super) entry_bytes: u64,
+    pub(super) last_sequence: u64,
+    pub(super) ends_at: Timestamp,
+    pub(super) slots: Vec<(u128, Slot)>,
+}
+
+const COUNTS_BYTES: usize = 32;
+const SLOT_BYTES: usize = 24;
+
+impl Checkpoint {
+    pub(super) fn fill(&self, index: &Index) {
+        for (digest, slot) in &self.slots {
+            index.insert(*digest, *slot);
+        }
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(COUNTS_BYTES + SLOT_BYTES * self.slots.len());
+        for count in [
+            self.entries,
+            self.entry_bytes,
+            self.last_sequence,
+            self.ends_at.0,
+        ] {
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        for (digest, slot) in &self.slots {
+            bytes.extend_from_slice(&digest.to_le_bytes());
+            bytes.extend_from_slice(&slot.0.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// `None` if these are no checkpoint's bytes.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (counts, slots) = bytes.split_first_chunk::<COUNTS_BYTES>()?;
+        let (slots, rest) = slots.as_chunks::<SLOT_BYTES>();
+        let word = |at: usize| {
+            let word = counts[8 * at..].first_chunk().copied();
+            word.map(u64::from_le_bytes)
+        };
+        let slot = |slot: &[u8; SLOT_BYTES]| {
+            let digest = u128::from_le_bytes(*slot.first_chunk()?);
+            Some((digest, Slot(u64::from_le_bytes(*slot.last_chunk()?))))
+        };
+        Some(Self {
+            entries: word(0)?,
+            entry_bytes: word(1)?,
+            last_sequence: word(2)?,
+            ends_at: Timestamp(word(3)?),
+            slots: slots.iter().map(slot).collect::<Option<_>>()?,
+        })
+        .filter(|_| rest.is_empty())
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, TableDefinition};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::edge::redb_call;
 use super::folder::Folder;
+use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::{Error, ErrorKind, Result};
@@ -49,6 +51,8 @@ pub(super) struct ManifestState {
     pub(super) time_mark_ms: u64,
     /// From the oldest to the active one, which is the last.
     pub(super) segments: Vec<SegmentRow>,
+    /// Up to which sequence the rows' live keys are counted.
+    pub(super) counted_to: u64,
     /// What the active segment held when the store was closed; `None` while it is open.
     pub(super) closed_with: Option<SegmentContent>,
     /// A commit to the active segment failed: what is read back from its file may not be on the disk.
@@ -61,8 +65,13 @@ pub(super) struct SegmentRow {
     pub(super) id: u64,
     pub(super) first_sequence: u64,
     pub(super) opened_at_ms: u64,
+    /// How many keys had their newest entry here, and weren't free by it, after the last entry that was
+    /// [counted](ManifestState::counted_to).
+    pub(super) live_keys: u64,
     /// `None` for the active segment.
     pub(super) rolled: Option<RolledRow>,
+    /// Whether the sealed file has taken the journal's place.
+    pub(super) is_sealed: bool,
 }
 
 /// What is known for good of a segment once it has been rolled.
@@ -79,7 +88,35 @@ pub(super) struct SegmentContent {
     pub(super) last_sequence: u64,
 }
 
+impl SegmentRow {
+    /// The row of a segment that was just made.
+    pub(super) fn new(header: SegmentHeader, opened_at: Timestamp) -> Self {
+        Self {
+            id: header.id,
+            first_sequence: header.first_sequence,
+            opened_at_ms: opened_at.0,
+            live_keys: 0,
+            rolled: None,
+            is_sealed: false,
+        }
+    }
+}
+
 impl ManifestState {
+    /// Takes over the segments' counts, which include all entries up to `counted_to`.
+    pub(super) fn count<'a>(
+        &mut self,
+        counted_to: u64,
+        tallies: impl Iterator<Item = &'a Arc<Tally>>,
+    ) {
+        self.counted_to = counted_to;
+        for tally in tallies {
+            if let Some(row) = self.segments.iter_mut().find(|row| row.id == tally.id()) {
+                row.live_keys = tally.live_keys();
+            }
+        }
+    }
+
     /// Begins a new epoch: sequences go on far above all that were ever handed out, here or in another
     /// copy of the folder. The clock sees to it that two copies, or two restores of one backup, don't
     /// begin at the same number.

@@ -3,16 +3,27 @@
 //! `docs/DESIGN.md` draws the folder, the bytes, and what a crash leaves at each step.
 
 mod batch;
+mod blob;
+mod block;
+mod budget;
 mod cache;
 mod condition;
 mod edge;
+mod filter;
 mod folder;
 mod index;
+mod journal;
+mod journal_file;
 mod lanes;
 mod manifest;
 mod recovery;
 mod rewrite;
-mod segment;
+mod scan;
+mod sealed;
+mod sealed_writer;
+mod sealer;
+mod set;
+mod tally;
 mod upkeep;
 mod view;
 mod writer;
@@ -25,18 +36,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use self::budget::Budget;
 use self::condition::Condition;
 use self::folder::Folder;
 use self::lanes::{Job, Lanes};
 use self::manifest::Manifest;
-use self::segment::Segment;
-use self::view::{Found, SegmentSet, View};
+use self::sealer::Sealing;
+use self::set::SegmentSet;
+use self::view::{Current, Found, View};
 use self::writer::Writer;
-use super::{Answer, Figures, Glance, Observer, Request, Rules, Store, Swept};
+use super::{Answer, Figures, Glance, Observer, Request, Rules, Seen, Store, Swept};
 use crate::clock::{Clock, Timeline, Timer, Timestamp};
 use crate::decision::{self, Command, Context};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::OnAbandon;
+use crate::progress::OnProgress;
 use crate::record::{Record, Stored};
 use crate::secret::{Digest, Pepper, Secret};
 
@@ -57,13 +71,26 @@ pub(crate) struct Settings {
     pub(crate) segment_bytes: u64,
     pub(crate) pepper: Option<Pepper>,
     pub(crate) is_restored: bool,
+    pub(crate) progress: OnProgress,
+}
+
+impl Settings {
+    fn budget(&self) -> Budget {
+        Budget(self.cache_bytes)
+    }
 }
 
 /// The store of an opened folder.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Debug, Default)]
+struct Threads {
+    writer: Option<JoinHandle<()>>,
+    sealer: Option<JoinHandle<()>>,
 }
 
 /// What the writer, the sweeper and all callers share.
@@ -81,7 +108,8 @@ struct Shared {
     folder: Folder,
     segment_entries: u64,
     segment_bytes: u64,
-    segment_cache_bytes: usize,
+    budget: Budget,
+    sealing: Sealing,
     /// After a step of the wall clock nothing is unlinked for one sweep interval.
     sweep_not_before: Timestamp,
     clock_step: Option<Duration>,
@@ -109,6 +137,7 @@ impl Embedded {
             Some(_) => timeline.now().plus(settings.sweep_interval),
             None => Timestamp(0),
         };
+        let (sealing, woken) = Sealing::new();
         let shared = Arc::new(Shared {
             secret: recovered.secret,
             timeline,
@@ -121,7 +150,8 @@ impl Embedded {
             folder: recovered.folder,
             segment_entries: settings.segment_entries,
             segment_bytes: settings.segment_bytes,
-            segment_cache_bytes: settings.segment_cache_bytes(),
+            budget: settings.budget(),
+            sealing,
             sweep_not_before,
             clock_step: recovered.clock_step,
             commits: AtomicU64::new(0),
@@ -134,20 +164,44 @@ impl Embedded {
             recovered.active,
             recovered.next_sequence,
         );
-        let thread = std::thread::Builder::new()
-            .name("onceward-writer".to_owned())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || shared.work(writer)
-            })
-            .map_err(|error| {
-                Error::with_source(ErrorKind::Io, "the writer's thread can't be started", error)
-            })?;
-        Ok(Self {
-            shared,
-            writer: Mutex::new(Some(thread)),
-        })
+        let store = Self {
+            shared: Arc::clone(&shared),
+            threads: Mutex::default(),
+        };
+        let threads = {
+            let shared = Arc::clone(&shared);
+            Threads {
+                sealer: Some(start("onceward-sealer", move || {
+                    shared.seal_until_stopped(&woken);
+                })?),
+                writer: None,
+            }
+        };
+        *store.threads.lock() = threads;
+        // If the second thread can't be started, the first one is stopped.
+        let writer = start("onceward-writer", move || shared.work(writer));
+        match writer {
+            Ok(writer) => store.threads.lock().writer = Some(writer),
+            Err(error) => {
+                drop(store.close());
+                return Err(error);
+            }
+        }
+        Ok(store)
     }
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|error| {
+            Error::with_source(
+                ErrorKind::Io,
+                "a thread of the store can't be started",
+                error,
+            )
+        })
 }
 
 impl Shared {
@@ -166,13 +220,9 @@ impl Shared {
     }
 
     /// Decides against a published state; nothing is changed.
-    fn decide(&self, record: Option<&Record>, command: &Command) -> Glance {
-        self.decide_new(record, record.is_some(), command)
-    }
-
-    /// The same for a key that may count as live though its record is over.
-    fn decide_new(&self, record: Option<&Record>, counts: bool, command: &Command) -> Glance {
-        let is_full = !counts && self.view.live_keys() >= self.rules.max_live_keys;
+    fn decide(&self, record: Option<&Record>, command: &Command, seen: Seen) -> Glance {
+        // A key whose record is over counts as live all the same.
+        let is_full = record.is_none() && self.view.live_keys() >= self.rules.max_live_keys;
         let context = Context {
             now: self.timeline.now(),
             // A grant is only ever made by the writer, with a token of its own.
@@ -180,7 +230,7 @@ impl Shared {
             is_full,
             on_abandon: self.rules.on_abandon,
         };
-        Glance::of(decision::decide(record, command, &context))
+        Glance::of(decision::decide(record, command, &context), seen)
     }
 
     fn with_manifest<T>(&self, work: impl FnOnce(&mut Manifest) -> Result<T>) -> Result<T> {
@@ -188,30 +238,39 @@ impl Shared {
         work(manifest.as_mut().ok_or_else(Error::closed)?)
     }
 
-    /// Notes what the active segment holds, so that the next open can tell if it is all there.
+    /// Notes what the segments hold, so that the next open can tell if it is all there, and needn't read
+    /// the journals.
     fn note_clean_close(&self, manifest: &mut Manifest, set: &SegmentSet) -> Result<()> {
         let (Some(active), false) = (set.active(), self.condition.has_failed()) else {
             return Ok(());
         };
+        for journal in &set.journals {
+            journal.write_checkpoint()?;
+        }
         let holds = active.content();
         let now = self.timeline.now();
         manifest.update(|state| {
             state.time_mark_ms = state.time_mark_ms.max(now.0);
             state.closed_with = Some(holds);
+            state.count(holds.last_sequence, set.tallies());
         })
     }
 
-    /// Closes every file, once the writer is gone, and lets go of the folder.
+    /// Closes every file, once the threads are gone, and lets go of the folder.
     fn close_files(&self) -> Result<()> {
         // Not held while the files are closed: the sweeper may be waiting for it.
         let taken = self.manifest.lock().take();
         let Some(mut manifest) = taken else {
             return Ok(());
         };
-        let set = self.view.set_segments(Vec::new());
+        let set = self.view.set_segments(SegmentSet::default());
         let mut result = self.note_clean_close(&mut manifest, &set);
-        for segment in into_segments(set) {
-            result = result.and(segment.close());
+        let SegmentSet { sealed, journals } = once_unshared(set);
+        for sealed in sealed {
+            result = result.and(once_unshared(sealed).close());
+        }
+        for journal in journals {
+            result = result.and(once_unshared(journal).close());
         }
         result = result.and(manifest.close());
         self.folder.unlock();
@@ -219,26 +278,15 @@ impl Shared {
     }
 }
 
-/// The segments themselves, once no reader is in them any more: a read takes microseconds.
-fn into_segments(mut set: Arc<SegmentSet>) -> Vec<Segment> {
-    let set = loop {
-        match Arc::try_unwrap(set) {
-            Ok(set) => break set,
-            Err(shared) => set = shared,
+/// What is shared, once no reader has it any more: a read takes microseconds.
+fn once_unshared<T>(mut shared: Arc<T>) -> T {
+    loop {
+        match Arc::try_unwrap(shared) {
+            Ok(own) => return own,
+            Err(still_shared) => shared = still_shared,
         }
         std::thread::yield_now();
-    };
-    let mut segments = Vec::new();
-    for mut segment in set.segments {
-        segments.push(loop {
-            match Arc::try_unwrap(segment) {
-                Ok(segment) => break segment,
-                Err(shared) => segment = shared,
-            }
-            std::thread::yield_now();
-        });
     }
-    segments
 }
 
 impl Store for Embedded {
@@ -250,30 +298,32 @@ impl Store for Embedded {
         let shared = &*self.shared;
         shared.condition.check()?;
         if let Some(stored) = shared.view.cached(digest) {
-            return Ok(shared.decide(Some(&stored.record), command));
+            return Ok(shared.decide(Some(&stored.record), command, Seen::default()));
         }
-        Ok(match shared.view.find(digest)? {
-            Found::Nothing => shared.decide(None, command),
-            Found::Over { .. } => shared.decide_new(None, true, command),
-            Found::InFlight(attempt) => shared.decide(Some(&attempt.stored.record), command),
-            Found::Completed { .. } => Glance::Read,
+        Ok(match shared.view.find(digest, Seen::default())? {
+            Found::Nothing(seen) => shared.decide(None, command, seen),
+            Found::InFlight(attempt) => {
+                shared.decide(Some(&attempt.stored.record), command, Seen::default())
+            }
+            Found::OnDisk(_) => Glance::Read,
         })
     }
 
     fn read(&self, digest: &Digest, command: &Command) -> Result<Glance> {
-        let stored = self.load_any(digest)?;
+        let Current { stored, seen, .. } = self.shared.view.look(digest, Seen::default())?;
         let record = stored.as_ref().map(|stored| &stored.record);
-        Ok(self.shared.decide(record, command))
+        Ok(self.shared.decide(record, command, seen))
     }
 
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {
         let shared = &*self.shared;
         shared.condition.check()?;
-        let stored = self.load_any(digest)?;
+        let current = shared.view.look(digest, Seen::default())?;
         // Closing empties the view: what wasn't found after that says nothing.
         shared.condition.check()?;
         let now = shared.timeline.now();
-        Ok(stored
+        Ok(current
+            .stored
             .filter(|stored| !decision::is_over(&stored.record, now, shared.rules.on_abandon))
             .map(|stored| Stored::clone(&stored)))
     }
@@ -305,19 +355,24 @@ impl Store for Embedded {
     fn figures(&self) -> Figures {
         let shared = &*self.shared;
         let set = shared.view.segments();
-        let sizes = set.segments.iter().map(|segment| {
-            let path = shared.folder.segment(segment.header.id);
-            std::fs::metadata(path).map_or(0, |metadata| metadata.len())
-        });
+        let sealed_caches = set.sealed.iter().map(|sealed| sealed.page_cache_bytes());
+        let journal_caches = set
+            .journals
+            .iter()
+            .map(|journal| journal.page_cache_bytes());
         Figures {
             in_flight: shared.view.in_flight(),
             queued: shared.lanes.queued(),
-            segments: set.segments.len() as u64,
-            disk_bytes: sizes.sum(),
+            segments: set.len() as u64,
+            sealed_segments: set.sealed.len() as u64,
+            disk_bytes: shared.folder.segment_bytes(),
+            index_bytes: set.index_bytes(),
+            page_cache_bytes: sealed_caches.chain(journal_caches).sum(),
             replay_cache_bytes: shared.view.cached_bytes(),
             commits: shared.commits.load(Ordering::Relaxed),
             entries_written: shared.entries_written.load(Ordering::Relaxed),
             refused_overloaded: shared.lanes.refused(),
+            failed_seals: shared.sealing.failures(),
             failed_sweeps: shared.failed_sweeps.load(Ordering::Relaxed),
             clock_step: shared.clock_step,
         }
@@ -329,29 +384,15 @@ impl Store for Embedded {
 
     fn close(&self) -> Result<()> {
         // Held to the end, so that a second close returns no earlier than the first.
-        let mut writer = self.writer.lock();
+        let mut threads = self.threads.lock();
         self.shared.condition.close();
         self.shared.lanes.job(Job::Stop);
-        if let Some(thread) = writer.take() {
-            // A writer that panicked has marked the store as failed.
-            drop(thread.join());
+        self.shared.sealing.stop();
+        for thread in [threads.writer.take(), threads.sealer.take()] {
+            // A thread that panicked has left the store as a crash would.
+            drop(thread.map(JoinHandle::join));
         }
         self.shared.lanes.clear();
         self.shared.close_files()
-    }
-}
-
-impl Embedded {
-    /// The newest record of a key, over or not; may read from the disk.
-    fn load_any(&self, digest: &Digest) -> Result<Option<Arc<Stored>>> {
-        let view = &self.shared.view;
-        Ok(match view.find(digest)? {
-            Found::Nothing | Found::Over { .. } => None,
-            Found::InFlight(attempt) => Some(attempt.stored),
-            Found::Completed { segment, sequence } => match view.cached(digest) {
-                Some(stored) => Some(stored),
-                None => Some(view.read(digest, &segment, sequence)?),
-            },
-        })
     }
 }

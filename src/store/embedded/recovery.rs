@@ -1,32 +1,24 @@
 //! Opening a folder: what is there, whether it is whole, and where to go on.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Settings;
 use super::cache::ReplayCache;
-use super::folder::Folder;
-use super::index::{Slot, SlotKind};
+use super::folder::{FileKind, Folder, SegmentFile};
+use super::journal::Journal;
 use super::manifest::{Manifest, ManifestState, SegmentRow};
 use super::rewrite;
-use super::segment::{Segment, SegmentHeader};
-use super::view::{Attempt, View};
+use super::scan::Scan;
+use super::tally::{SegmentHeader, Tally};
+use super::view::View;
 use crate::clock::{Timeline, Timestamp};
-use crate::codec::EntryState;
-use crate::decision;
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{Record, Stored};
 use crate::secret::Secret;
 
 /// A wall clock further ahead of the record than this is reported, and delays the first unlinking.
 const CLOCK_STEP: Duration = Duration::from_secs(60 * 60);
-/// What each segment's cache gets of the budget.
-const CACHE_SHARES: usize = 32;
-/// redb needs room for the pages of one commit.
-const LEAST_CACHE_BYTES: usize = 256 << 10;
 
 /// A folder that was opened, checked and indexed.
 #[derive(Debug)]
@@ -37,7 +29,7 @@ pub(crate) struct Recovered {
     pub(super) manifest: Manifest,
     pub(super) secret: Secret,
     pub(super) view: View,
-    pub(super) active: Arc<Segment>,
+    pub(super) active: Arc<Journal>,
     pub(super) next_sequence: u64,
     pub(super) clock_step: Option<Duration>,
 }
@@ -62,34 +54,27 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     let state = manifest.state();
     remove_orphans(&folder, state, settings)?;
 
-    let mut scan = Scan::default();
-    let mut segments = Vec::new();
-    for row in &state.segments {
-        segments.push(Arc::new(scan.open(&folder, state, row, settings)?));
-    }
+    let mut scan = Scan::of(&folder, state, settings)?;
     let highest_time = scan.highest_time.max(Timestamp(state.time_mark_ms));
     let step = Timestamp::of(settings.clock.wall()).since(highest_time);
     let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
     let timeline = Timeline::new(Arc::clone(&settings.clock), highest_time);
 
     if manifest.state().is_suspect {
-        rewrite::rewrite_active(&folder, &mut manifest, &mut scan, &mut segments, settings)?;
+        rewrite::rewrite_active(&folder, &mut manifest, &mut scan, settings)?;
     }
     mark_open(&folder, &mut manifest, scan.last_sequence, settings)?;
     let next_sequence = manifest.state().last_sequence.max(scan.last_sequence) + 1;
-    if segments.is_empty() {
+    if scan.set.journals.is_empty() {
         let opened_at = timeline.now();
-        segments.push(first_segment(
-            &folder,
-            &mut manifest,
-            next_sequence,
-            opened_at,
-            settings,
-        )?);
+        let first = first_journal(&folder, &mut manifest, next_sequence, opened_at, settings)?;
+        scan.set.journals.push(first);
     }
-    let active = Arc::clone(segments.last().expect("there is at least the first one"));
-    let view = View::new(segments, ReplayCache::new(settings.replay_cache_bytes));
-    scan.publish(&view, timeline.now(), settings);
+    let active = Arc::clone(scan.set.active().expect("there is at least the first one"));
+    let cache = ReplayCache::new(settings.replay_cache_bytes);
+    let view = View::new(scan.set.clone(), cache);
+    scan.restore_attempts(&view, timeline.now(), settings.on_abandon)?;
+    drop(scan);
     Ok(Recovered {
         settings: settings.clone(),
         timeline,
@@ -103,15 +88,9 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     })
 }
 
-impl Settings {
-    pub(super) fn segment_cache_bytes(&self) -> usize {
-        (self.cache_bytes / CACHE_SHARES).max(LEAST_CACHE_BYTES)
-    }
-}
-
 /// Begins a store in a folder that holds no more than a lock and what a crash left of a beginning.
 fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)> {
-    if !folder.segment_ids()?.is_empty() {
+    if !folder.segment_files()?.is_empty() {
         return Err(Error::new(
             ErrorKind::Corrupt,
             "the folder has segments and no manifest; restore it from a backup",
@@ -134,6 +113,7 @@ fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)>
         is_peppered: settings.pepper.is_some(),
         folder_identity: folder.identity()?,
         last_sequence: 0,
+        counted_to: 0,
         time_mark_ms: 0,
         segments: Vec::new(),
         closed_with: None,
@@ -200,171 +180,83 @@ fn mark_open(
 }
 
 /// Removes segment files that the manifest doesn't list: one that was taken off the list before a crash
-/// came, and one that was made and not yet listed. The latter is empty, unless a suspect segment was
-/// being rewritten; if it isn't, the manifest is an older one than the segments, and nothing is touched.
+/// came, and one that was made and not yet listed. A journal of the latter kind is empty, unless a suspect
+/// segment was being rewritten; if it isn't, the manifest is an older one than the segments, and nothing
+/// is touched. Of a segment that is listed, the kind of file goes that isn't.
 fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<()> {
-    let (Some(first), Some(last)) = (state.segments.first(), state.segments.last()) else {
-        return remove_unlisted(folder, 0, 1, state, settings);
-    };
-    remove_unlisted(folder, first.id, last.id + 1, state, settings)
-}
-
-fn remove_unlisted(
-    folder: &Folder,
-    first: u64,
-    next: u64,
-    state: &ManifestState,
-    settings: &Settings,
-) -> Result<()> {
-    for id in folder.segment_ids()? {
-        if state.segments.iter().any(|row| row.id == id) {
-            continue;
+    let files = folder.segment_files()?;
+    let first = state.segments.first().map_or(0, |row| row.id);
+    let next = state.segments.last().map_or(1, |row| row.id + 1);
+    for file in &files {
+        let row = state.segments.iter().find(|row| row.id == file.id);
+        let is_listed = |kind| row.is_some_and(|row| row.is_sealed == (kind == FileKind::Sealed));
+        match file.kind {
+            FileKind::UnfinishedSealed => Folder::remove_file(&folder.unfinished_sealed(file.id))?,
+            kind if is_listed(kind) => {}
+            FileKind::Sealed => {
+                // As long as the journal is there, the sealed file is worth nothing yet.
+                let kind = FileKind::Journal;
+                let journal = SegmentFile { kind, ..*file };
+                let is_spare = file.id < first || (row.is_some() && files.contains(&journal));
+                check_orphan(is_spare)?;
+                Folder::remove_file(&folder.sealed(file.id))?;
+            }
+            FileKind::Journal => {
+                let path = folder.journal(file.id);
+                let cache_bytes = settings.budget().writable();
+                let is_spare = file.id < first
+                    || row.is_some()
+                    || (file.id == next && Journal::is_blank(&path, cache_bytes)?);
+                check_orphan(is_spare)?;
+                Folder::remove_file(&path)?;
+            }
         }
-        let path = folder.segment(id);
-        if id < first || (id == next && Segment::is_blank(&path, settings.segment_cache_bytes())?) {
-            Folder::remove_file(&path)?;
-            continue;
-        }
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            "the folder has a segment that the manifest doesn't list: the manifest is older than the \
-             segments; restore the whole folder from one backup",
-        ));
     }
     Ok(())
 }
 
-fn first_segment(
+fn check_orphan(is_spare: bool) -> Result<()> {
+    if is_spare {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        "the folder has a segment that the manifest doesn't list: the manifest is older than the \
+         segments; restore the whole folder from one backup",
+    ))
+}
+
+fn first_journal(
     folder: &Folder,
     manifest: &mut Manifest,
     first_sequence: u64,
     opened_at: Timestamp,
     settings: &Settings,
-) -> Result<Arc<Segment>> {
+) -> Result<Arc<Journal>> {
     let header = SegmentHeader {
         store_id: manifest.state().store_id,
         id: 1,
         first_sequence,
     };
-    let segment = folder.create_segment(header, opened_at, settings.segment_cache_bytes())?;
-    manifest.update(|state| {
-        state.segments.push(SegmentRow {
-            id: header.id,
-            first_sequence,
-            opened_at_ms: opened_at.0,
-            rolled: None,
-        });
-    })?;
-    Ok(Arc::new(segment))
+    let tally = Arc::new(Tally::new(header, 0));
+    let journal = folder.create_journal(tally, opened_at, settings.budget().writable())?;
+    manifest.update(|state| state.segments.push(SegmentRow::new(header, opened_at)))?;
+    Ok(Arc::new(journal))
 }
 
 impl Folder {
-    /// Makes an empty segment under its final name, durably. A file that a failed try left there isn't
+    /// Makes an empty journal under its final name, durably. A file that a failed try left there isn't
     /// listed, and goes.
-    pub(super) fn create_segment(
+    pub(super) fn create_journal(
         &self,
-        header: SegmentHeader,
+        tally: Arc<Tally>,
         opened_at: Timestamp,
         cache_bytes: usize,
-    ) -> Result<Segment> {
-        let path = self.segment(header.id);
+    ) -> Result<Journal> {
+        let path = self.journal(tally.id());
         Self::remove_file(&path)?;
-        let segment = Segment::create(&path, header, opened_at, cache_bytes)?;
+        let journal = Journal::create(&path, tally, opened_at, cache_bytes)?;
         self.sync()?;
-        Ok(segment)
-    }
-}
-
-/// What reading all segments, oldest first, has found.
-#[derive(Default)]
-pub(super) struct Scan {
-    highest_time: Timestamp,
-    pub(super) last_sequence: u64,
-    /// The newest attempt of each key whose newest entry is one.
-    pub(super) attempts: HashMap<u128, Attempt>,
-}
-
-impl Scan {
-    fn open(
-        &mut self,
-        folder: &Folder,
-        state: &ManifestState,
-        row: &SegmentRow,
-        settings: &Settings,
-    ) -> Result<Segment> {
-        let header = SegmentHeader {
-            store_id: state.store_id,
-            id: row.id,
-            first_sequence: row.first_sequence,
-        };
-        self.last_sequence = self.last_sequence.max(row.first_sequence.saturating_sub(1));
-        let segment = Segment::open(
-            &folder.segment(row.id),
-            header,
-            Timestamp(row.opened_at_ms),
-            row.rolled,
-            settings.segment_cache_bytes(),
-        )?;
-        segment.scan(|entry, bytes| {
-            let expected = (segment.last_sequence() + 1).max(row.first_sequence);
-            let is_next = entry.sequence == expected
-                || (entry.sequence > expected && ManifestState::may_begin_epoch(entry.sequence));
-            if !is_next {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    "a segment lacks an entry of its journal; restore it from a backup",
-                ));
-            }
-            self.last_sequence = self.last_sequence.max(entry.sequence);
-            self.highest_time = self.highest_time.max(entry.written_at);
-            let (sequence, short, digest) = (entry.sequence, entry.digest.short(), entry.digest);
-            let (kind, ends_at) = match entry.state {
-                EntryState::Removed => (SlotKind::Removed, Timestamp(0)),
-                EntryState::Put { key, record } => {
-                    let ends_at = record.ends_at();
-                    if matches!(record, Record::Completed(_)) {
-                        (SlotKind::Completed, ends_at)
-                    } else {
-                        let stored = Arc::new(Stored {
-                            digest,
-                            key,
-                            record,
-                        });
-                        self.attempts.insert(short, Attempt { stored, sequence });
-                        (SlotKind::InFlight, ends_at)
-                    }
-                }
-            };
-            if kind != SlotKind::InFlight {
-                self.attempts.remove(&short);
-            }
-            segment.index.insert(short, Slot::new(sequence, kind));
-            segment.count(sequence, bytes, ends_at);
-            Ok(())
-        })?;
-        segment.check_complete(match row.rolled {
-            Some(rolled) => Some(rolled.holds),
-            None => state.closed_with,
-        })?;
-        Ok(segment)
-    }
-
-    /// Counts each key where its newest entry stands, and puts the attempts in flight.
-    fn publish(self, view: &View, now: Timestamp, settings: &Settings) {
-        let set = view.segments();
-        for (at, segment) in set.segments.iter().enumerate() {
-            let newer = &set.segments[at + 1..];
-            let live = segment.index.slots().filter(|(short, slot)| {
-                slot.kind() != SlotKind::Removed
-                    && newer.iter().all(|newer| newer.index.get(*short).is_none())
-            });
-            let live = i64::try_from(live.count()).unwrap_or(i64::MAX);
-            segment.live_keys.store(live, Ordering::Relaxed);
-        }
-        for attempt in self.attempts.into_values() {
-            if !decision::is_over(&attempt.stored.record, now, settings.on_abandon) {
-                view.restore(attempt);
-            }
-        }
+        Ok(journal)
     }
 }

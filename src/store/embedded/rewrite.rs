@@ -10,11 +10,12 @@ use std::sync::Arc;
 use super::Settings;
 use super::folder::Folder;
 use super::index::Slot;
+use super::journal::Journal;
 use super::manifest::{Manifest, SegmentRow};
-use super::recovery::Scan;
-use super::segment::{Segment, SegmentHeader};
+use super::scan::Scan;
+use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
-use crate::codec::{self, EntryState, JournalEntry};
+use crate::codec::{self, EntryState, Heading, JournalEntry};
 use crate::error::Result;
 use crate::record::Stored;
 
@@ -26,40 +27,38 @@ pub(super) fn rewrite_active(
     folder: &Folder,
     manifest: &mut Manifest,
     scan: &mut Scan,
-    segments: &mut Vec<Arc<Segment>>,
     settings: &Settings,
 ) -> Result<()> {
-    let Some(suspect) = segments.pop() else {
+    let Some(suspect) = scan.set.journals.pop() else {
         return manifest.update(|state| state.is_suspect = false);
     };
     let header = SegmentHeader {
-        id: suspect.header.id + 1,
+        id: suspect.tally.id() + 1,
         first_sequence: scan.last_sequence + 1,
-        ..suspect.header
+        ..suspect.tally.header
     };
-    let cache_bytes = settings.segment_cache_bytes();
-    let segment = folder.create_segment(header, suspect.opened_at, cache_bytes)?;
-    copy_newest(&suspect, &segment, scan)?;
+    let tally = Arc::new(Tally::new(header, suspect.tally.live_keys()));
+    let cache_bytes = settings.budget().writable();
+    let journal = folder.create_journal(tally, suspect.opened_at, cache_bytes)?;
+    copy_newest(&suspect, &journal, scan)?;
+    scan.set.journals.push(Arc::new(journal));
     manifest.update(|state| {
         state.segments.pop();
-        state.segments.push(SegmentRow {
-            id: header.id,
-            first_sequence: header.first_sequence,
-            opened_at_ms: segment.opened_at.0,
-            rolled: None,
-        });
+        let row = SegmentRow::new(header, suspect.opened_at);
+        state.segments.push(row);
+        // The copies say nothing of what they took the place of.
+        state.count(scan.last_sequence, scan.set.tallies());
         state.last_sequence = state.last_sequence.max(scan.last_sequence);
         state.is_suspect = false;
     })?;
-    segments.push(Arc::new(segment));
-    let path = folder.segment(suspect.header.id);
+    let path = folder.journal(suspect.tally.id());
     // Nothing is wanted of the old file any more, nor of an error at its close.
     drop(suspect);
     Folder::remove_file(&path)?;
     folder.sync()
 }
 
-fn copy_newest(from: &Segment, to: &Segment, scan: &mut Scan) -> Result<()> {
+fn copy_newest(from: &Journal, to: &Journal, scan: &mut Scan) -> Result<()> {
     let mut slots: Vec<(u128, Slot)> = from.index.slots().collect();
     slots.sort_unstable_by_key(|(_, slot)| slot.sequence());
     let mut batch: Vec<(u64, Vec<u8>)> = Vec::new();
@@ -68,9 +67,6 @@ fn copy_newest(from: &Segment, to: &Segment, scan: &mut Scan) -> Result<()> {
         scan.last_sequence += 1;
         let sequence = scan.last_sequence;
         let entry = from.read(slot.sequence())?;
-        if let Some(attempt) = scan.attempts.get_mut(&short) {
-            attempt.sequence = sequence;
-        }
         let (encoded, ends_at) = encode_again(entry, sequence)?;
         to.index.insert(short, Slot::new(sequence, slot.kind()));
         to.count(sequence, encoded.len(), ends_at);
@@ -85,8 +81,8 @@ fn copy_newest(from: &Segment, to: &Segment, scan: &mut Scan) -> Result<()> {
     append(to, &batch)
 }
 
-fn append(segment: &Segment, batch: &[(u64, Vec<u8>)]) -> Result<()> {
-    segment.append(
+fn append(journal: &Journal, batch: &[(u64, Vec<u8>)]) -> Result<()> {
+    journal.append(
         batch
             .iter()
             .map(|(sequence, bytes)| (*sequence, bytes.as_slice())),
@@ -96,10 +92,15 @@ fn append(segment: &Segment, batch: &[(u64, Vec<u8>)]) -> Result<()> {
 /// The bytes of an entry under another sequence, and when its record ends.
 fn encode_again(entry: JournalEntry, sequence: u64) -> Result<(Vec<u8>, Timestamp)> {
     let mut bytes = Vec::new();
-    let (written_at, digest) = (entry.written_at, entry.digest);
+    let heading = Heading {
+        sequence,
+        written_at: entry.heading.written_at,
+        prior: None,
+    };
+    let digest = entry.digest;
     match entry.state {
         EntryState::Removed => {
-            codec::encode_removal(&mut bytes, sequence, written_at, digest)?;
+            codec::encode_removal(&mut bytes, heading, digest)?;
             Ok((bytes, Timestamp(0)))
         }
         EntryState::Put { key, record } => {
@@ -109,7 +110,7 @@ fn encode_again(entry: JournalEntry, sequence: u64) -> Result<(Vec<u8>, Timestam
                 key,
                 record,
             };
-            codec::encode_put(&mut bytes, sequence, written_at, &stored)?;
+            codec::encode_put(&mut bytes, heading, &stored)?;
             Ok((bytes, ends_at))
         }
     }

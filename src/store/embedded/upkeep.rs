@@ -1,17 +1,19 @@
 //! Sweeping: old segments are unlinked whole, oldest first, once nothing in them is wanted any more.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
 use super::Shared;
 use super::folder::Folder;
 use super::index::SlotKind;
+use super::journal::Journal;
 use super::lanes::{Carried, Done, Job};
-use super::segment::Segment;
-use super::view::SegmentSet;
+use super::sealed::Sealed;
+use super::set::{Segment, SegmentSet};
 use crate::clock::Timestamp;
+use crate::codec::JournalEntry;
 use crate::decision;
 use crate::error::{Error, Result};
 use crate::outcome::OnAbandon;
@@ -22,6 +24,25 @@ use crate::store::Swept;
 const CARRIED_AT_ONCE: usize = 256;
 const CARRIED_BYTES_AT_ONCE: usize = 1 << 20;
 
+/// How long an attempt stays in memory once its lease has ended. After that it is read from the disk, like
+/// a completed record, by the begin that takes it over.
+const ABANDONED_IN_MEMORY: Duration = Duration::from_secs(300);
+
+/// Whether an attempt has to be in memory: those that are held are listed from there.
+pub(super) fn is_kept_in_memory(record: &Record, now: Timestamp, on_abandon: OnAbandon) -> bool {
+    let Record::InFlight(attempt) = record else {
+        return false;
+    };
+    may_be_needed(attempt.lease_until, now, on_abandon)
+        && !decision::is_over(record, now, on_abandon)
+}
+
+/// Whether an attempt with this lease may have to be in memory.
+pub(super) fn may_be_needed(lease_until: Timestamp, now: Timestamp, on_abandon: OnAbandon) -> bool {
+    let is_recent = now < lease_until.plus(ABANDONED_IN_MEMORY);
+    is_recent || on_abandon == OnAbandon::Hold
+}
+
 impl Shared {
     /// Unlinks what is over. Runs in the sweeper's thread; the writer is only asked to tidy its memory
     /// and to write again what must outlive its segment.
@@ -30,20 +51,24 @@ impl Shared {
         self.ask_writer(Job::Tidy)?;
         let mut swept = Swept::default();
         // What is carried forward may fill segments of its own; those are for a later sweep.
-        let newest = self.view.segments().active().map(|active| active.header.id);
+        let newest = self
+            .view
+            .segments()
+            .active()
+            .map(|active| active.tally.id());
         loop {
             self.condition.check()?;
             let now = self.timeline.now();
             let set = self.view.segments();
-            let Some(oldest) = set.segments.first() else {
+            let Some(oldest) = set.segments().next() else {
                 return Ok(swept);
             };
-            let is_late = newest.is_none_or(|newest| oldest.header.id >= newest);
-            if is_late || now < self.sweep_not_before || !self.is_due(oldest, now) {
+            let is_late = newest.is_none_or(|newest| oldest.id() >= newest);
+            if is_late || now < self.sweep_not_before || !self.is_due(&oldest, now) {
                 return Ok(swept);
             }
-            self.carry_forward(&set, oldest, now)?;
-            swept.records += self.unlink(oldest, now)?;
+            self.carry_forward(&set, &oldest, now)?;
+            swept.records += self.unlink(&oldest, now)?;
             swept.segments += 1;
         }
     }
@@ -115,48 +140,52 @@ impl Shared {
         if now >= oldest.ends_at() {
             return Ok(());
         }
-        for (short, slot) in oldest.index.slots() {
-            let is_newest = set.newest(short).is_some_and(|(_, newest)| newest == slot);
-            if slot.kind() != SlotKind::Completed || !is_newest {
-                continue;
-            }
+        let mut visit = |entry: JournalEntry| {
             self.condition.check()?;
-            let entry = oldest.read(slot.sequence())?;
+            let (sequence, digest) = (entry.heading.sequence, entry.digest);
             let Some(stored) = entry.into_stored().map(Arc::new) else {
-                continue;
+                return Ok(());
             };
-            if !decision::is_over(&stored.record, now, OnAbandon::Rerun) {
-                wanted(Carried {
-                    sequence: slot.sequence(),
-                    stored,
-                })?;
+            let is_over = decision::is_over(&stored.record, now, self.rules.on_abandon);
+            if is_over || set.is_superseded(&digest, oldest.id())? {
+                return Ok(());
             }
+            wanted(Carried { sequence, stored })
+        };
+        match oldest {
+            Segment::Sealed(sealed) => each_sealed(sealed, &mut visit),
+            Segment::Journal(journal) => each_newest(journal, &mut visit),
         }
-        Ok(())
     }
 
     /// Takes a segment off the manifest, then out of the readers' sight, then off the disk. Gives how
     /// many keys had their newest entry in it.
-    fn unlink(&self, segment: &Arc<Segment>, now: Timestamp) -> Result<u64> {
-        let id = segment.header.id;
+    fn unlink(&self, segment: &Segment, now: Timestamp) -> Result<u64> {
+        let id = segment.id();
         self.with_manifest(|manifest| {
             manifest.unlist(id, now)?;
-            let mut segments = self.view.segments().segments.clone();
-            segments.retain(|listed| listed.header.id != id);
+            let mut segments = SegmentSet::clone(&self.view.segments());
+            segments.sealed.retain(|listed| listed.tally.id() != id);
+            segments.journals.retain(|listed| listed.tally.id() != id);
             drop(self.view.set_segments(segments));
             Ok(())
         })
-        .inspect_err(|error| {
-            if self.condition.check().is_ok() {
-                self.condition.fail(&error.to_string());
-                self.observer.stopped();
-            }
-        })?;
+        .inspect_err(|error| self.fail(error))?;
+        let records = segment.tally().take();
+        self.view.uncount(records);
         // If this fails, the file is an orphan, and the next open removes it.
-        Folder::remove_file(&self.folder.segment(id))?;
+        Folder::remove_file(&self.folder.journal(id))?;
+        Folder::remove_file(&self.folder.sealed(id))?;
         self.folder.sync()?;
-        let records = segment.live_keys.load(Ordering::Relaxed);
-        Ok(u64::try_from(records).unwrap_or(0))
+        Ok(records)
+    }
+
+    /// What the manifest says is unclear: nothing more can be granted.
+    pub(super) fn fail(&self, error: &Error) {
+        if self.condition.check().is_ok() {
+            self.condition.fail(&error.to_string());
+            self.observer.stopped();
+        }
     }
 
     fn ask_writer(&self, job: impl FnOnce(Done) -> Job) -> Result<()> {
@@ -175,4 +204,27 @@ impl Shared {
         let attempts = self.view.attempts();
         attempts.into_iter().map(|attempt| attempt.stored).collect()
     }
+}
+
+/// Visits the entries of a sealed segment.
+fn each_sealed(sealed: &Sealed, visit: &mut impl FnMut(JournalEntry) -> Result<()>) -> Result<()> {
+    for block in 0..sealed.blocks() {
+        for entry in sealed.entries_of(block)? {
+            visit(entry?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Visits the newest entry in a journal of each key.
+fn each_newest(
+    journal: &Journal,
+    visit: &mut impl FnMut(JournalEntry) -> Result<()>,
+) -> Result<()> {
+    for (_, slot) in journal.index.slots() {
+        if slot.kind() != SlotKind::Removed {
+            visit(journal.read(slot.sequence())?)?;
+        }
+    }
+    Ok(())
 }

@@ -1,21 +1,23 @@
 //! What is published: everything that readers and the writer look up, and nothing that isn't durable.
 //!
-//! Look-ups go from the attempts in flight, which are all in memory, to the segments' indexes, newest
-//! first; the newest entry of a key is the truth. Readers take locks for the length of a map's look-up
-//! only, and never while anything is written to the disk.
+//! Look-ups go from the attempts in flight, which are in memory, to the journals' indexes and then to the
+//! sealed segments whose filter says 'maybe', newest first; the newest entry of a key is the truth. Readers
+//! take locks for the length of a map's look-up only, and never while anything is written to the disk.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
 use super::cache::ReplayCache;
 use super::index::{Slot, SlotKind};
-use super::segment::Segment;
+use super::set::SegmentSet;
+use crate::codec::{EntryState, JournalEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, Stored};
 use crate::secret::{BuildDigestHasher, Digest};
+use crate::store::Seen;
 
 const STRIPES: usize = 64;
 
@@ -26,6 +28,7 @@ pub(super) struct View {
     segments: RwLock<Arc<SegmentSet>>,
     cache: Option<ReplayCache>,
     in_flight: AtomicU64,
+    live_keys: AtomicI64,
 }
 
 /// The attempts in flight of the keys of one stripe.
@@ -38,37 +41,39 @@ pub(super) struct Attempt {
     pub(super) sequence: u64,
 }
 
-/// The segments from the oldest to the active one, which is the last.
-#[derive(Debug, Default)]
-pub(super) struct SegmentSet {
-    pub(super) segments: Vec<Arc<Segment>>,
-}
-
-/// What is published of one key.
+/// What the memory tells of a key.
 #[derive(Debug)]
 pub(super) enum Found {
     /// No entry, or one that freed the key.
-    Nothing,
-    /// An attempt that was pruned because it is over; its entry still counts as the key's.
-    Over {
-        sequence: u64,
-    },
+    Nothing(Seen),
     InFlight(Attempt),
-    Completed {
-        segment: Arc<Segment>,
-        sequence: u64,
-    },
+    /// There is an entry, or there may be one, and it has to be read.
+    OnDisk(Place),
 }
 
-impl Found {
-    /// The entry that makes the key one of the live keys.
-    pub(super) fn live_entry(&self) -> Option<u64> {
-        match self {
-            Self::Nothing => None,
-            Self::Over { sequence } | Self::Completed { sequence, .. } => Some(*sequence),
-            Self::InFlight(attempt) => Some(attempt.sequence),
-        }
-    }
+/// Where the newest entry of a key stands.
+#[derive(Debug)]
+pub(super) struct Place {
+    set: Arc<SegmentSet>,
+    spot: Spot,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Spot {
+    /// In this of the set's journals.
+    Journal { at: usize, sequence: u64 },
+    /// In a sealed segment, perhaps, with a higher number than this.
+    Sealed { above: u64 },
+}
+
+/// The state of a key that a decision is made against.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Current {
+    pub(super) stored: Option<Arc<Stored>>,
+    /// The entry that makes the key live, if it is.
+    pub(super) live_entry: Option<u64>,
+    /// What needn't be looked at again, if nothing was found.
+    pub(super) seen: Seen,
 }
 
 /// One entry to publish.
@@ -82,35 +87,25 @@ pub(super) struct Publication {
     pub(super) prior: Option<u64>,
 }
 
-impl SegmentSet {
-    /// The newest slot of a key, and its segment.
-    pub(super) fn newest(&self, short: u128) -> Option<(&Arc<Segment>, Slot)> {
-        self.segments
-            .iter()
-            .rev()
-            .find_map(|segment| segment.index.get(short).map(|slot| (segment, slot)))
-    }
-
-    pub(super) fn active(&self) -> Option<&Arc<Segment>> {
-        self.segments.last()
-    }
-
-    /// The segment that an entry was written to, unless it has been unlinked.
-    fn holding(&self, sequence: u64) -> Option<&Arc<Segment>> {
-        let after = self
-            .segments
-            .partition_point(|segment| segment.header.first_sequence <= sequence);
-        after.checked_sub(1).map(|at| &self.segments[at])
+impl From<Attempt> for Current {
+    fn from(attempt: Attempt) -> Self {
+        Self {
+            stored: Some(attempt.stored),
+            live_entry: Some(attempt.sequence),
+            seen: Seen::default(),
+        }
     }
 }
 
 impl View {
-    pub(super) fn new(segments: Vec<Arc<Segment>>, cache: Option<ReplayCache>) -> Self {
+    pub(super) fn new(segments: SegmentSet, cache: Option<ReplayCache>) -> Self {
+        let live_keys: u64 = segments.tallies().map(|tally| tally.live_keys()).sum();
         Self {
             stripes: (0..STRIPES).map(|_| RwLock::default()).collect(),
-            segments: RwLock::new(Arc::new(SegmentSet { segments })),
+            segments: RwLock::new(Arc::new(segments)),
             cache,
             in_flight: AtomicU64::new(0),
+            live_keys: AtomicI64::new(i64::try_from(live_keys).unwrap_or(i64::MAX)),
         }
     }
 
@@ -124,9 +119,14 @@ impl View {
     }
 
     /// Replaces the set of segments. Only ever called with the manifest locked.
-    pub(super) fn set_segments(&self, segments: Vec<Arc<Segment>>) -> Arc<SegmentSet> {
-        let set = Arc::new(SegmentSet { segments });
-        std::mem::replace(&mut *self.segments.write(), set)
+    pub(super) fn set_segments(&self, segments: SegmentSet) -> Arc<SegmentSet> {
+        std::mem::replace(&mut *self.segments.write(), Arc::new(segments))
+    }
+
+    /// Counts the keys of a segment no more.
+    pub(super) fn uncount(&self, live_keys: u64) {
+        let live_keys = i64::try_from(live_keys).unwrap_or(i64::MAX);
+        self.live_keys.fetch_sub(live_keys, Ordering::Relaxed);
     }
 
     /// A completed record from the cache. It may be over.
@@ -137,8 +137,8 @@ impl View {
             .filter(|stored| stored.digest == *digest)
     }
 
-    /// What is published of a key.
-    pub(super) fn find(&self, digest: &Digest) -> Result<Found> {
+    /// What the memory tells of a key. `seen` is what an earlier look has told of it, if there was one.
+    pub(super) fn find(&self, digest: &Digest, seen: Seen) -> Result<Found> {
         let short = digest.short();
         let stripe = self.stripe(short).read();
         if let Some(attempt) = stripe.get(&short) {
@@ -148,51 +148,80 @@ impl View {
             return Ok(Found::InFlight(attempt.clone()));
         }
         let set = self.segments();
-        Ok(match set.newest(short) {
-            None => Found::Nothing,
-            Some((segment, slot)) => match slot.kind() {
-                SlotKind::Removed => Found::Nothing,
-                SlotKind::InFlight => Found::Over {
-                    sequence: slot.sequence(),
-                },
-                SlotKind::Completed => Found::Completed {
-                    segment: Arc::clone(segment),
-                    sequence: slot.sequence(),
-                },
+        let newest = set.newest_slot(short);
+        // What is sealed doesn't change any more.
+        drop(stripe);
+        let spot = match newest {
+            Some((_, slot)) if slot.kind() == SlotKind::Removed => {
+                return Ok(Found::Nothing(Seen::default()));
+            }
+            Some((at, slot)) => Spot::Journal {
+                at,
+                sequence: slot.sequence(),
             },
-        })
+            None if set.may_be_sealed(short, seen.0) => Spot::Sealed { above: seen.0 },
+            None => return Ok(Found::Nothing(Seen(set.newest_sealed()))),
+        };
+        Ok(Found::OnDisk(Place { set, spot }))
     }
 
-    /// Reads a completed record and keeps it for the next retry, unless it has been superseded.
-    pub(super) fn read(
-        &self,
-        digest: &Digest,
-        segment: &Segment,
-        sequence: u64,
-    ) -> Result<Arc<Stored>> {
-        let entry = segment.read(sequence)?;
+    /// The state of a key, from the memory or the disk.
+    pub(super) fn look(&self, digest: &Digest, seen: Seen) -> Result<Current> {
+        match self.find(digest, seen)? {
+            Found::Nothing(seen) => Ok(Current {
+                seen,
+                ..Current::default()
+            }),
+            Found::InFlight(attempt) => Ok(attempt.into()),
+            Found::OnDisk(place) => self.read(digest, &place),
+        }
+    }
+
+    /// Whether an entry is the newest of its key. May read from the disk.
+    pub(super) fn is_newest(&self, digest: &Digest, sequence: u64) -> Result<bool> {
+        let short = digest.short();
+        let stripe = self.stripe(short).read();
+        let attempt = stripe.get(&short).map(|attempt| attempt.sequence);
+        let set = self.segments();
+        let slot = set.newest_slot(short).map(|(_, slot)| slot.sequence());
+        drop(stripe);
+        if let Some(newest) = attempt.or(slot) {
+            return Ok(newest == sequence);
+        }
+        match set.holding(sequence) {
+            Some(tally) => Ok(!set.is_superseded(digest, tally.id())?),
+            None => Ok(false),
+        }
+    }
+
+    /// Reads the newest entry of a key, and keeps a completed record for the next retry unless it has been
+    /// superseded.
+    pub(super) fn read(&self, digest: &Digest, place: &Place) -> Result<Current> {
+        let Some(entry) = place.read(digest)? else {
+            return Ok(Current {
+                seen: Seen(place.set.newest_sealed()),
+                ..Current::default()
+            });
+        };
         if entry.digest != *digest {
             return Err(collision());
         }
-        let stored = entry.into_stored().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Corrupt,
-                "a segment's entry isn't what its index says; restore it from a backup",
-            )
-        })?;
-        let stored = Arc::new(stored);
-        if let Some(cache) = &self.cache {
+        let sequence = entry.heading.sequence;
+        let Some(stored) = entry.into_stored().map(Arc::new) else {
+            return Ok(Current::default());
+        };
+        if let (Some(cache), Record::Completed(_)) = (&self.cache, &stored.record) {
             let short = digest.short();
-            let _stripe = self.stripe(short).read();
-            let newest = self
-                .segments()
-                .newest(short)
-                .map(|(_, slot)| slot.sequence());
-            if newest == Some(sequence) {
+            let stripe = self.stripe(short).read();
+            if !stripe.contains_key(&short) && place.is_still_newest(&self.segments(), short) {
                 cache.insert(short, Arc::clone(&stored));
             }
         }
-        Ok(stored)
+        Ok(Current {
+            stored: Some(stored),
+            live_entry: Some(sequence),
+            seen: Seen::default(),
+        })
     }
 
     /// Makes a durable entry visible: index, attempt and cache change as one.
@@ -230,12 +259,15 @@ impl View {
             }
         }
         drop(stripe);
+        let mut added = 0;
         if let Some(prior) = prior.and_then(|sequence| set.holding(sequence)) {
-            prior.live_keys.fetch_sub(1, Ordering::Relaxed);
+            added -= i64::from(prior.subtract());
         }
         if stored.is_some() {
-            active.live_keys.fetch_add(1, Ordering::Relaxed);
+            active.tally.add();
+            added += 1;
         }
+        self.live_keys.fetch_add(added, Ordering::Relaxed);
     }
 
     /// Puts an attempt in flight that the journal is known to hold; for recovery.
@@ -258,12 +290,12 @@ impl View {
         }
     }
 
-    /// Lets go of attempts that are over by time.
-    pub(super) fn prune(&self, is_over: impl Fn(&Record) -> bool) {
+    /// Lets go of attempts that needn't be in memory any more; their entries stay where they are.
+    pub(super) fn prune(&self, is_done_with: impl Fn(&Record) -> bool) {
         for stripe in &self.stripes {
             let mut stripe = stripe.write();
             let before = stripe.len();
-            stripe.retain(|_, attempt| !is_over(&attempt.stored.record));
+            stripe.retain(|_, attempt| !is_done_with(&attempt.stored.record));
             let pruned = before - stripe.len();
             self.in_flight.fetch_sub(pruned as u64, Ordering::Relaxed);
         }
@@ -281,17 +313,41 @@ impl View {
     }
 
     pub(super) fn live_keys(&self) -> u64 {
-        let set = self.segments.read();
-        let live: i64 = set
-            .segments
-            .iter()
-            .map(|segment| segment.live_keys.load(Ordering::Relaxed))
-            .sum();
-        u64::try_from(live).unwrap_or(0)
+        u64::try_from(self.live_keys.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     pub(super) fn cached_bytes(&self) -> u64 {
         self.cache.as_ref().map_or(0, ReplayCache::bytes)
+    }
+}
+
+impl Place {
+    fn read(&self, digest: &Digest) -> Result<Option<JournalEntry>> {
+        match self.spot {
+            Spot::Sealed { above } => self.set.read_sealed(digest, above),
+            Spot::Journal { at, sequence } => {
+                let entry = self.set.journals[at].read(sequence)?;
+                if entry.state == EntryState::Removed {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        "a segment's entry isn't what its index says; restore it from a backup",
+                    ));
+                }
+                Ok(Some(entry))
+            }
+        }
+    }
+
+    /// Whether the entry that was read here is still the newest of its key, as far as the memory can tell.
+    fn is_still_newest(&self, set: &SegmentSet, short: u128) -> bool {
+        if set.newest_sealed() != self.set.newest_sealed() {
+            return false;
+        }
+        let newest = set.newest_slot(short).map(|(_, slot)| slot.sequence());
+        match self.spot {
+            Spot::Journal { sequence, .. } => newest == Some(sequence),
+            Spot::Sealed { .. } => newest.is_none(),
+        }
     }
 }
 

@@ -5,17 +5,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Shared;
-use super::batch::{Batch, Current};
+use super::batch::Batch;
+use super::journal::Journal;
 use super::lanes::{Ask, Carried, Done, Exits, Job};
 use super::manifest::{RolledRow, SegmentRow};
-use super::segment::{Segment, SegmentHeader};
-use super::view::{Found, Publication};
+use super::set::SegmentSet;
+use super::tally::{SegmentHeader, Tally};
+use super::upkeep;
+use super::view::{Current, Publication};
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Stored;
 use crate::secret::Digest;
-use crate::store::{Observed, Request, unavailable};
+use crate::store::{Observed, Request, Seen, unavailable};
 
 /// How many jobs share a commit at most.
 const MAX_BATCH_JOBS: usize = 1_024;
@@ -23,6 +26,8 @@ const MAX_BATCH_JOBS: usize = 1_024;
 const MAX_BATCH_BYTES: usize = 8 << 20;
 /// A segment rolls after this fraction of the retention.
 const ROLLS_PER_RETENTION: u32 = 24;
+/// With more rolled segments than this that aren't sealed yet, rolling waits.
+const MOST_ROLLED: usize = 2;
 /// How long the writer goes on with a full segment before it tries again to make a new one.
 const ROLL_RETRY: Duration = Duration::from_secs(1);
 
@@ -30,7 +35,7 @@ const ROLL_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Writer {
     shared: Arc<Shared>,
     exits: Exits,
-    active: Arc<Segment>,
+    active: Arc<Journal>,
     next_sequence: u64,
     batch: Batch,
     is_stopping: bool,
@@ -41,7 +46,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         exits: Exits,
-        active: Arc<Segment>,
+        active: Arc<Journal>,
         next_sequence: u64,
     ) -> Self {
         Self {
@@ -107,7 +112,7 @@ impl Writer {
             // Whoever was granted a key now could never complete it.
             self.shared.condition.check()?;
         }
-        let current = self.current(&request.digest)?;
+        let current = self.current(&request.digest, request.seen)?;
         let now = self.shared.timeline.now();
         let context = Context {
             now,
@@ -151,24 +156,11 @@ impl Writer {
         Ok(())
     }
 
-    fn current(&self, digest: &Digest) -> Result<Current> {
-        if let Some(current) = self.batch.current(digest) {
-            return Ok(current);
+    fn current(&self, digest: &Digest, seen: Seen) -> Result<Current> {
+        match self.batch.current(digest) {
+            Some(current) => Ok(current),
+            None => self.shared.view.look(digest, seen),
         }
-        let view = &self.shared.view;
-        let found = view.find(digest)?;
-        let stored = match &found {
-            Found::Nothing | Found::Over { .. } => return Ok(Current::nothing(&found)),
-            Found::InFlight(attempt) => Arc::clone(&attempt.stored),
-            Found::Completed { segment, sequence } => match view.cached(digest) {
-                Some(stored) => stored,
-                None => view.read(digest, segment, *sequence)?,
-            },
-        };
-        Ok(Current {
-            stored: Some(stored),
-            live_entry: found.live_entry(),
-        })
     }
 
     /// Writes records again whose entries are still their keys' newest.
@@ -176,19 +168,26 @@ impl Writer {
         let now = self.shared.timeline.now();
         for Carried { sequence, stored } in carried {
             let digest = stored.digest;
-            let is_newest = self.batch.current(&digest).is_none()
-                && self.shared.view.find(&digest).is_ok_and(|found| {
-                    !matches!(found, Found::Over { .. }) && found.live_entry() == Some(sequence)
-                });
-            if !is_newest {
-                continue;
-            }
-            if let Err(error) = self.stage(digest, now, Some(stored), Some(sequence)) {
+            let staged = self.is_newest(&digest, sequence).and_then(|is_newest| {
+                if is_newest {
+                    self.stage(digest, now, Some(stored), Some(sequence))?;
+                }
+                Ok(())
+            });
+            if let Err(error) = staged {
                 drop(done.send(Err(error)));
                 return;
             }
         }
         self.batch.dones.push(done);
+    }
+
+    /// Whether neither this batch nor an earlier one has superseded an entry.
+    fn is_newest(&self, digest: &Digest, sequence: u64) -> Result<bool> {
+        match self.batch.current(digest) {
+            Some(_) => Ok(false),
+            None => self.shared.view.is_newest(digest, sequence),
+        }
     }
 
     fn tidy(&mut self, done: Done) {
@@ -197,7 +196,7 @@ impl Writer {
         // Attempts that this batch touches are pruned next time.
         self.shared
             .view
-            .prune(|record| decision::is_over(record, now, on_abandon));
+            .prune(|record| !upkeep::is_kept_in_memory(record, now, on_abandon));
         self.batch.dones.push(done);
     }
 
@@ -235,32 +234,44 @@ impl Writer {
     }
 
     fn roll_if_due(&mut self) -> Result<()> {
-        if self.active.entries() == 0 {
+        if self.active.entries() == 0 || self.is_stopping {
             return Ok(());
         }
         let now = self.shared.timeline.now();
         let oldest_wanted = self.shared.rules.retention / ROLLS_PER_RETENTION;
-        let is_due = self.active.entries() >= self.shared.segment_entries
-            || self.active.entry_bytes() >= self.shared.segment_bytes
-            || now.since(self.active.opened_at) >= oldest_wanted;
-        if !is_due || now < self.next_roll {
+        let is_old = now.since(self.active.opened_at) >= oldest_wanted;
+        if now < self.next_roll || !(is_old || self.is_full_enough()) {
             return Ok(());
         }
         self.roll(now)
+    }
+
+    /// Whether the active segment is to roll by its size. It goes on for a while if the sealer hasn't caught
+    /// up: what isn't sealed takes memory, and time at the next open.
+    fn is_full_enough(&self) -> bool {
+        let shared = &self.shared;
+        let is_past = |times| {
+            self.active.entries() >= times * shared.segment_entries
+                || self.active.entry_bytes() >= times * shared.segment_bytes
+        };
+        let is_sealer_behind =
+            || shared.sealing.is_at_work() && shared.view.segments().journals.len() > MOST_ROLLED;
+        is_past(1) && (is_past(2) || !is_sealer_behind())
     }
 
     /// Goes on in a new segment. The old one is finished first, so that no open has to repair it.
     fn roll(&mut self, now: Timestamp) -> Result<()> {
         let shared = &self.shared;
         let header = SegmentHeader {
-            id: self.active.header.id + 1,
+            id: self.active.tally.id() + 1,
             first_sequence: self.next_sequence,
-            ..self.active.header
+            ..self.active.tally.header
         };
+        let tally = Arc::new(Tally::new(header, 0));
         let created = shared
             .folder
-            .create_segment(header, now, shared.segment_cache_bytes);
-        let Ok(segment) = created else {
+            .create_journal(tally, now, shared.budget.writable());
+        let Ok(journal) = created else {
             // Nothing refers to it yet: the old segment can take more, and the disk may recover.
             self.next_roll = now.plus(ROLL_RETRY);
             return Ok(());
@@ -270,29 +281,26 @@ impl Writer {
             rolled_at_ms: now.0,
             holds: self.active.content(),
         };
-        let segment = Arc::new(segment);
+        let journal = Arc::new(journal);
         shared.with_manifest(|manifest| {
+            let mut segments = SegmentSet::clone(&shared.view.segments());
             manifest.update(|state| {
                 state.time_mark_ms = state.time_mark_ms.max(now.0);
                 // An epoch that began since the last entry is ahead of it.
                 state.last_sequence = state.last_sequence.max(rolled.holds.last_sequence);
+                state.count(rolled.holds.last_sequence, segments.tallies());
                 if let Some(row) = state.segments.last_mut() {
                     row.rolled = Some(rolled);
                 }
-                state.segments.push(SegmentRow {
-                    id: header.id,
-                    first_sequence: header.first_sequence,
-                    opened_at_ms: now.0,
-                    rolled: None,
-                });
+                state.segments.push(SegmentRow::new(header, now));
             })?;
             self.active.mark_rolled(rolled);
-            let mut segments = shared.view.segments().segments.clone();
-            segments.push(Arc::clone(&segment));
+            segments.journals.push(Arc::clone(&journal));
             drop(shared.view.set_segments(segments));
             Ok(())
         })?;
-        self.active = segment;
+        self.active = journal;
+        shared.sealing.wake();
         Ok(())
     }
 

@@ -1,44 +1,42 @@
-//! One segment: a redb file with a journal, and the index of what it holds.
+//! The journal of an active or a rolled segment: a redb file, and the index of what it holds.
 
 use std::fmt;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use redb::backends::FileBackend;
-use redb::{
-    Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTable, ReadableTableMetadata, TableDefinition, TransactionError,
-};
-use serde::{Deserialize, Serialize};
+use redb::{Database, ReadOnlyTable, ReadableTableMetadata, TableDefinition, TableError};
 
+use super::blob::{self, Run};
 use super::edge::redb_call;
 use super::folder::Folder;
-use super::index::Index;
+use super::index::{Checkpoint, Index};
+use super::journal_file::JournalFile;
 use super::manifest::{RolledRow, SegmentContent};
+use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
-use crate::codec::{self, JournalEntry};
+use crate::codec::{self, JournalEntry, Outline};
 use crate::error::{Error, ErrorKind, Result};
 
 const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
 const HEADER: TableDefinition<'_, (), &[u8]> = TableDefinition::new("header");
+const RUNS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("runs");
 const WHAT: &str = "a segment";
 /// What redb makes of a new segment's file is no larger.
 const FRESH_FILE_BYTES: u64 = 2 << 20;
 
-type Journal = ReadOnlyTable<u64, &'static [u8]>;
+type Rows = ReadOnlyTable<u64, &'static [u8]>;
 
-/// One segment, active or rolled. Shared by the writer, the sweeper and all readers.
-pub(super) struct Segment {
-    pub(super) header: SegmentHeader,
+/// The journal of one segment. Shared by the writer, the sealer, the sweeper and all readers.
+pub(super) struct Journal {
+    pub(super) tally: Arc<Tally>,
     pub(super) opened_at: Timestamp,
     pub(super) index: Index,
-    /// How many keys have their newest entry here, and aren't free by it.
-    pub(super) live_keys: AtomicI64,
-    file: SegmentFile,
-    /// A standing view of the journal, once nothing is written to it any more.
-    standing: OnceLock<Journal>,
+    file: JournalFile,
+    /// A standing view of the rows, once nothing is written any more.
+    standing: OnceLock<Rows>,
     rolled: OnceLock<RolledRow>,
     entries: AtomicU64,
     entry_bytes: AtomicU64,
@@ -47,38 +45,16 @@ pub(super) struct Segment {
     ends_at: AtomicU64,
 }
 
-/// What a segment's file says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct SegmentHeader {
-    pub(super) store_id: [u8; 16],
-    pub(super) id: u64,
-    pub(super) first_sequence: u64,
-}
-
-enum SegmentFile {
-    Writable(Database),
-    ReadOnly(ReadOnlyDatabase),
-}
-
-impl SegmentFile {
-    fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
-        match self {
-            Self::Writable(database) => database.begin_read(),
-            Self::ReadOnly(database) => database.begin_read(),
-        }
-    }
-}
-
-impl Segment {
+impl Journal {
     /// Makes an empty segment, durable but for its folder's entry.
     pub(super) fn create(
         path: &Path,
-        header: SegmentHeader,
+        tally: Arc<Tally>,
         opened_at: Timestamp,
         cache_bytes: usize,
     ) -> Result<Self> {
         let file = Folder::create_file(path)?;
-        let header_bytes = codec::encode_sealed(&header)?;
+        let header_bytes = codec::encode_sealed(&tally.header)?;
         let database = redb_call(WHAT, || {
             let database = Database::builder()
                 .set_cache_size(cache_bytes)
@@ -91,32 +67,33 @@ impl Segment {
             transaction.commit()?;
             Ok(database)
         })?;
-        let file = SegmentFile::Writable(database);
-        Ok(Self::new(header, opened_at, file))
+        let file = JournalFile::Writable(database);
+        Ok(Self::new(tally, opened_at, file))
     }
 
     /// Opens a segment's file, repairs it after a crash, and checks that it is the expected one.
     pub(super) fn open(
         path: &Path,
-        header: SegmentHeader,
+        tally: Arc<Tally>,
         opened_at: Timestamp,
         rolled: Option<RolledRow>,
         cache_bytes: usize,
+        progress: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<Self> {
         let (file, found) = redb_call(WHAT, || {
-            let file = open_file(path, rolled.is_some(), cache_bytes)?;
+            let file = JournalFile::open(path, rolled.is_some(), cache_bytes, progress)?;
             let table = file.begin_read()?.open_table(HEADER)?;
             let found = table.get(())?.map(|row| row.value().to_vec());
             Ok((file, found.unwrap_or_default()))
         })?;
         let found: SegmentHeader = codec::decode_sealed(&found, "a segment's header")?;
-        if found != header {
+        if found != tally.header {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 "a segment's file is of another store or another segment; restore it from a backup",
             ));
         }
-        let segment = Self::new(header, opened_at, file);
+        let segment = Self::new(tally, opened_at, file);
         if let Some(rolled) = rolled {
             segment.rolled.set(rolled).expect("it was just made");
             segment.stand()?;
@@ -127,7 +104,7 @@ impl Segment {
     /// Whether a file is a segment that was made and never written to, or not even made to the end.
     pub(super) fn is_blank(path: &Path, cache_bytes: usize) -> Result<bool> {
         let holds_something = redb_call(WHAT, || {
-            let file = open_file(path, false, cache_bytes)?;
+            let file = JournalFile::open(path, false, cache_bytes, Arc::new(|_| {}))?;
             let journal = file.begin_read()?.open_table(JOURNAL)?;
             Ok(journal.len()? > 0)
         });
@@ -142,25 +119,25 @@ impl Segment {
         }
     }
 
-    fn new(header: SegmentHeader, opened_at: Timestamp, file: SegmentFile) -> Self {
+    fn new(tally: Arc<Tally>, opened_at: Timestamp, file: JournalFile) -> Self {
+        let before_first = tally.header.first_sequence.saturating_sub(1);
         Self {
-            header,
+            tally,
             opened_at,
             index: Index::new(),
-            live_keys: AtomicI64::new(0),
             file,
             standing: OnceLock::new(),
             rolled: OnceLock::new(),
             entries: AtomicU64::new(0),
             entry_bytes: AtomicU64::new(0),
-            last_sequence: AtomicU64::new(header.first_sequence.saturating_sub(1)),
+            last_sequence: AtomicU64::new(before_first),
             ends_at: AtomicU64::new(0),
         }
     }
 
     /// Appends entries in one durable commit. On an error it is unclear whether they are there.
     pub(super) fn append<'a>(&self, entries: impl Iterator<Item = (u64, &'a [u8])>) -> Result<()> {
-        let SegmentFile::Writable(database) = &self.file else {
+        let JournalFile::Writable(database) = &self.file else {
             unreachable!("only the active segment is appended to");
         };
         redb_call(WHAT, || {
@@ -189,7 +166,7 @@ impl Segment {
     /// Ends the journal: a last commit saves redb's allocator state, so that no open has to repair the
     /// file, and readers get a standing view.
     pub(super) fn finish(&self) -> Result<()> {
-        let SegmentFile::Writable(database) = &self.file else {
+        let JournalFile::Writable(database) = &self.file else {
             return Ok(());
         };
         redb_call(WHAT, || {
@@ -208,54 +185,121 @@ impl Segment {
     }
 
     fn stand(&self) -> Result<()> {
-        let journal = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
-        let _ = self.standing.set(journal);
+        let rows = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
+        let _ = self.standing.set(rows);
         Ok(())
     }
 
-    /// Reads one entry and checks it.
+    /// Reads one entry and checks it whole.
     pub(super) fn read(&self, sequence: u64) -> Result<JournalEntry> {
-        let read = |journal: &Journal| {
-            // Decoded inside the call: the bytes are a view of redb's page.
-            let entry = redb_call(WHAT, || {
-                let row = journal.get(sequence)?;
-                Ok(row.map(|row| codec::decode(row.value(), sequence)))
-            })?;
-            entry.unwrap_or_else(|| {
-                Err(Error::new(
+        self.with_row(sequence, |row| {
+            let row = row.ok_or_else(|| {
+                Error::new(
                     ErrorKind::Corrupt,
                     "a segment lacks an entry that it held; restore it from a backup",
-                ))
-            })
+                )
+            })?;
+            codec::decode_at(row, sequence)
+        })
+    }
+
+    /// Works on the bytes of one entry; `None` if the row is missing.
+    pub(super) fn with_row<T>(
+        &self,
+        sequence: u64,
+        work: impl FnOnce(Option<&[u8]>) -> Result<T>,
+    ) -> Result<T> {
+        // Worked on inside the call: the bytes are a view of redb's page.
+        let read = |rows: &Rows| {
+            redb_call(WHAT, || {
+                let row = rows.get(sequence)?;
+                Ok(work(row.as_ref().map(redb::AccessGuard::value)))
+            })?
         };
         match self.standing.get() {
-            Some(journal) => read(journal),
+            Some(rows) => read(rows),
             None => read(&redb_call(WHAT, || {
                 Ok(self.file.begin_read()?.open_table(JOURNAL)?)
             })?),
         }
     }
 
-    /// Reads all entries in order, with their sizes.
+    /// Gives the outlines of all entries after `after`, in order, with their sizes.
     pub(super) fn scan(
         &self,
-        mut visit: impl FnMut(JournalEntry, usize) -> Result<()>,
+        after: u64,
+        mut visit: impl FnMut(Outline, usize) -> Result<()>,
     ) -> Result<()> {
-        let journal = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
-        let mut rows = redb_call(WHAT, || Ok(journal.iter()?))?;
+        let rows = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
+        let range = (Bound::Excluded(after), Bound::Unbounded);
+        let mut rows = redb_call(WHAT, || Ok(rows.range::<u64>(range)?))?;
         loop {
             let row = redb_call(WHAT, || {
                 let Some((sequence, bytes)) = rows.next().transpose()? else {
                     return Ok(None);
                 };
                 let bytes = bytes.value();
-                Ok(Some((codec::decode(bytes, sequence.value()), bytes.len())))
+                Ok(Some((
+                    codec::outline_at(bytes, sequence.value()),
+                    bytes.len(),
+                )))
             })?;
-            let Some((entry, bytes)) = row else {
+            let Some((outline, bytes)) = row else {
                 return Ok(());
             };
-            visit(entry?, bytes)?;
+            visit(outline?, bytes)?;
         }
+    }
+
+    /// How many rows the file has.
+    pub(super) fn rows(&self) -> Result<u64> {
+        redb_call(WHAT, || {
+            Ok(self.file.begin_read()?.open_table(JOURNAL)?.len()?)
+        })
+    }
+
+    /// Writes the index into the file, so that the next open needn't rebuild it.
+    pub(super) fn write_checkpoint(&self) -> Result<()> {
+        let JournalFile::Writable(database) = &self.file else {
+            return Ok(());
+        };
+        let checkpoint = Checkpoint {
+            entries: self.entries(),
+            entry_bytes: self.entry_bytes(),
+            last_sequence: self.last_sequence(),
+            ends_at: self.ends_at(),
+            slots: self.index.slots().collect(),
+        };
+        let bytes = checkpoint.to_bytes();
+        redb_call(WHAT, || {
+            let transaction = database.begin_write()?;
+            blob::write(&mut transaction.open_table(RUNS)?, Run::Checkpoint, &bytes)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Takes over what the last checkpoint says, if there is a sound one: it only saves time.
+    pub(super) fn load_checkpoint(&self) -> Result<()> {
+        let bytes = redb_call(WHAT, || match self.file.begin_read()?.open_table(RUNS) {
+            Ok(runs) => Ok(blob::read(&runs, Run::Checkpoint)?),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        })?;
+        let Some((bytes, true)) = bytes else {
+            return Ok(());
+        };
+        let Some(checkpoint) = Checkpoint::from_bytes(&bytes) else {
+            return Ok(());
+        };
+        checkpoint.fill(&self.index);
+        self.entries.store(checkpoint.entries, Ordering::Relaxed);
+        self.entry_bytes
+            .store(checkpoint.entry_bytes, Ordering::Relaxed);
+        self.last_sequence
+            .store(checkpoint.last_sequence, Ordering::Relaxed);
+        self.ends_at.store(checkpoint.ends_at.0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Refuses a segment that doesn't hold what the manifest says.
@@ -283,10 +327,7 @@ impl Segment {
     /// Closes the file and reports what stands in the way of that.
     pub(super) fn close(self) -> Result<()> {
         drop(self.standing);
-        redb_call(WHAT, || match self.file {
-            SegmentFile::Writable(database) => Ok(database.close()?),
-            SegmentFile::ReadOnly(database) => Ok(database.close()?),
-        })
+        redb_call(WHAT, || self.file.close())
     }
 
     pub(super) fn rolled(&self) -> Option<&RolledRow> {
@@ -305,31 +346,19 @@ impl Segment {
         self.last_sequence.load(Ordering::Relaxed)
     }
 
+    pub(super) fn page_cache_bytes(&self) -> u64 {
+        self.file.page_cache_bytes()
+    }
+
     pub(super) fn ends_at(&self) -> Timestamp {
         Timestamp(self.ends_at.load(Ordering::Relaxed))
     }
 }
 
-/// A rolled segment that was closed cleanly is opened read-only, which writes nothing.
-fn open_file(path: &Path, is_rolled: bool, cache_bytes: usize) -> Result<SegmentFile, redb::Error> {
-    if is_rolled {
-        match Database::builder()
-            .set_cache_size(cache_bytes)
-            .open_read_only(path)
-        {
-            Ok(database) => return Ok(SegmentFile::ReadOnly(database)),
-            Err(DatabaseError::RepairAborted) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let database = Database::builder().set_cache_size(cache_bytes).open(path)?;
-    Ok(SegmentFile::Writable(database))
-}
-
-impl fmt::Debug for Segment {
+impl fmt::Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Segment")
-            .field("id", &self.header.id)
+        f.debug_struct("Journal")
+            .field("id", &self.tally.id())
             .field("entries", &self.entries())
             .field("is_rolled", &self.rolled.get().is_some())
             .finish_non_exhaustive()

@@ -1,0 +1,245 @@
+//! Sealing: rolled segments are rewritten in the background, one after the other, oldest first.
+//!
+//! A crash at any moment leaves the journal or the sealed file listed in the manifest, never neither; the
+//! other one is removed by the next open.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::Shared;
+use super::folder::Folder;
+use super::index::{Slot, SlotKind};
+use super::journal::Journal;
+use super::sealed::{Sealed, SealedAttempt};
+use super::sealed_writer::SealedWriter;
+use super::set::SegmentSet;
+use crate::codec::{self, OutlineState};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long the sealer waits after a failure, unless another segment is rolled before.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// The way to the sealer's thread.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    /// Dropped to stop the thread.
+    wakes: Mutex<Option<Sender<()>>>,
+    is_stopping: AtomicBool,
+    is_at_work: AtomicBool,
+    failures: AtomicU64,
+}
+
+impl Sealing {
+    pub(super) fn new() -> (Self, Receiver<()>) {
+        let (wakes, woken) = bounded(1);
+        let sealing = Self {
+            wakes: Mutex::new(Some(wakes)),
+            is_stopping: AtomicBool::new(false),
+            is_at_work: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+        };
+        (sealing, woken)
+    }
+
+    /// Says that a segment was rolled.
+    pub(super) fn wake(&self) {
+        if let Some(wakes) = &*self.wakes.lock() {
+            // A wake that waits already is enough.
+            let _is_woken = wakes.try_send(());
+        }
+    }
+
+    /// Ends the thread soon; what it was writing is thrown away.
+    pub(super) fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.wakes.lock().take();
+    }
+
+    /// Whether a segment is being sealed at this moment.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.is_at_work.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.is_stopping.load(Ordering::Relaxed) {
+            return Err(Error::closed());
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// The sealer's thread, from start to end.
+    pub(super) fn seal_until_stopped(&self, woken: &Receiver<()>) {
+        // What a former process has rolled comes first.
+        loop {
+            self.sealing.is_at_work.store(true, Ordering::Relaxed);
+            let result = self.seal_all();
+            self.sealing.is_at_work.store(false, Ordering::Relaxed);
+            if self.sealing.check().is_err() || self.condition.check().is_err() {
+                return;
+            }
+            let next = if result.is_ok() {
+                woken.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.sealing.failures.fetch_add(1, Ordering::Relaxed);
+                woken.recv_timeout(RETRY)
+            };
+            if next == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+    }
+
+    fn seal_all(&self) -> Result<()> {
+        loop {
+            let set = self.view.segments();
+            let [oldest, _, ..] = &set.journals[..] else {
+                return Ok(());
+            };
+            self.seal(&set, oldest)?;
+            self.share_caches()?;
+        }
+    }
+
+    /// Puts a sealed file in the place of a rolled segment's journal.
+    fn seal(&self, set: &SegmentSet, journal: &Arc<Journal>) -> Result<()> {
+        let id = journal.tally.id();
+        let unfinished = self.folder.unfinished_sealed(id);
+        Folder::remove_file(&unfinished)?;
+        let sealed = self
+            .write_sealed(&unfinished, set, journal)
+            .inspect_err(|_| drop(Folder::remove_file(&unfinished)))?;
+        self.folder.rename(&unfinished, &self.folder.sealed(id))?;
+        let is_listed = self
+            .with_manifest(|manifest| {
+                // The sweeper may have been faster.
+                if !manifest.state().segments.iter().any(|row| row.id == id) {
+                    return Ok(false);
+                }
+                manifest.update(|state| {
+                    let row = state.segments.iter_mut().find(|row| row.id == id);
+                    row.expect("it was just there").is_sealed = true;
+                })?;
+                let mut segments = SegmentSet::clone(&self.view.segments());
+                segments.journals.retain(|listed| listed.tally.id() != id);
+                segments.sealed.push(Arc::new(sealed));
+                drop(self.view.set_segments(segments));
+                Ok(true)
+            })
+            .inspect_err(|error| self.fail(error))?;
+        // If this fails, the file is an orphan, and the next open removes it.
+        Folder::remove_file(&if is_listed {
+            self.folder.journal(id)
+        } else {
+            self.folder.sealed(id)
+        })
+    }
+
+    /// Writes the newest entry of each key of a journal into a file, opens that, and tries it.
+    fn write_sealed(&self, path: &Path, set: &SegmentSet, journal: &Journal) -> Result<Sealed> {
+        let mut slots = Self::wanted_slots(set, journal);
+        slots.sort_unstable_by_key(|(short, _)| *short);
+        let cache_bytes = self.budget.writable();
+        let mut writer = SealedWriter::create(path, slots.len(), cache_bytes)?;
+        let mut entry = Vec::new();
+        for slot in &slots {
+            self.sealing.check()?;
+            copy_entry(journal, *slot, &mut entry, &mut writer)?;
+        }
+        let Some(rolled) = journal.rolled() else {
+            unreachable!("only rolled segments are sealed");
+        };
+        writer.finish(journal.tally.header, rolled.holds, journal.ends_at())?;
+        let cache_bytes = self.budget.sealed(set.sealed.len() + 1);
+        let sealed = Sealed::open(path, &journal.tally, *rolled, cache_bytes)?;
+        for (short, _) in [slots.first(), slots.last()].into_iter().flatten() {
+            if sealed.has(*short)? {
+                continue;
+            }
+            return Err(Error::new(
+                ErrorKind::Io,
+                "a segment that was just sealed lacks an entry; its journal is kept",
+            ));
+        }
+        Ok(sealed)
+    }
+
+    /// The slots whose entries go into the sealed file. An entry that a newer segment supersedes is never
+    /// looked for; a removal is needed only while an older segment may hold its key.
+    fn wanted_slots(set: &SegmentSet, journal: &Journal) -> Vec<(u128, Slot)> {
+        let newer = &set.journals[1..];
+        let is_wanted = |(short, slot): &(u128, Slot)| {
+            let is_superseded = newer.iter().any(|newer| newer.index.get(*short).is_some());
+            let hides_nothing = slot.kind() == SlotKind::Removed && !set.may_be_sealed(*short, 0);
+            !is_superseded && !hides_nothing
+        };
+        journal.index.slots().filter(is_wanted).collect()
+    }
+
+    /// Opens the sealed segments anew, if their number has made their share of the page caches another.
+    fn share_caches(&self) -> Result<()> {
+        let set = self.view.segments();
+        let share = self.budget.sealed(set.sealed.len());
+        for sealed in &set.sealed {
+            if sealed.cache_bytes() == share {
+                continue;
+            }
+            self.sealing.check()?;
+            let id = sealed.tally.id();
+            let reopened = Arc::new(sealed.reopen(&self.folder.sealed(id), share)?);
+            self.with_manifest(|_| {
+                let mut segments = SegmentSet::clone(&self.view.segments());
+                let listed = segments
+                    .sealed
+                    .iter_mut()
+                    .find(|listed| listed.tally.id() == id);
+                if let Some(listed) = listed {
+                    *listed = reopened;
+                    drop(self.view.set_segments(segments));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies the bytes of one entry as they are. What is damaged stays so, and is reported when it is read.
+fn copy_entry(
+    journal: &Journal,
+    (short, slot): (u128, Slot),
+    entry: &mut Vec<u8>,
+    writer: &mut SealedWriter,
+) -> Result<()> {
+    let sequence = slot.sequence();
+    entry.clear();
+    let copied = journal.with_row(sequence, |row| {
+        entry.extend_from_slice(row.unwrap_or_default());
+        Ok(())
+    });
+    match copied {
+        Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+        _ => writer.push(short, entry)?,
+    }
+    if slot.kind() == SlotKind::InFlight
+        && let Ok(outline) = codec::outline_at(entry, sequence)
+        && let OutlineState::InFlight { lease_until, .. } = outline.state
+    {
+        writer.note_attempt(SealedAttempt {
+            short,
+            sequence,
+            lease_until,
+        });
+    }
+    Ok(())
+}

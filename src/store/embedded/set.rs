@@ -1,0 +1,157 @@
+//! The segments of one moment, and the look-ups through them.
+
+use std::sync::Arc;
+
+use super::index::Slot;
+use super::journal::Journal;
+use super::manifest::RolledRow;
+use super::sealed::Sealed;
+use super::tally::Tally;
+use crate::clock::Timestamp;
+use crate::codec::JournalEntry;
+use crate::error::Result;
+use crate::secret::Digest;
+
+/// All segments, from the oldest to the active one. The newest entry of a key is the truth.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SegmentSet {
+    /// All of them are older than the journals.
+    pub(super) sealed: Vec<Arc<Sealed>>,
+    /// The last is the active one.
+    pub(super) journals: Vec<Arc<Journal>>,
+}
+
+/// A segment of either kind.
+#[derive(Clone, Debug)]
+pub(super) enum Segment {
+    Sealed(Arc<Sealed>),
+    Journal(Arc<Journal>),
+}
+
+impl Segment {
+    pub(super) fn tally(&self) -> &Arc<Tally> {
+        match self {
+            Self::Sealed(sealed) => &sealed.tally,
+            Self::Journal(journal) => &journal.tally,
+        }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.tally().id()
+    }
+
+    /// `None` for the active segment.
+    pub(super) fn rolled(&self) -> Option<&RolledRow> {
+        match self {
+            Self::Sealed(sealed) => Some(&sealed.rolled),
+            Self::Journal(journal) => journal.rolled(),
+        }
+    }
+
+    /// When the last of its records is over, unless it is held.
+    pub(super) fn ends_at(&self) -> Timestamp {
+        match self {
+            Self::Sealed(sealed) => sealed.ends_at(),
+            Self::Journal(journal) => journal.ends_at(),
+        }
+    }
+
+    pub(super) fn last_sequence(&self) -> u64 {
+        match self {
+            Self::Sealed(sealed) => sealed.rolled.holds.last_sequence,
+            Self::Journal(journal) => journal.last_sequence(),
+        }
+    }
+}
+
+impl SegmentSet {
+    pub(super) fn active(&self) -> Option<&Arc<Journal>> {
+        self.journals.last()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sealed.len() + self.journals.len()
+    }
+
+    /// What indexes, filters and fences take in memory, about.
+    pub(super) fn index_bytes(&self) -> u64 {
+        let sealed = self.sealed.iter().map(|sealed| sealed.index_bytes());
+        let journals = self
+            .journals
+            .iter()
+            .map(|journal| journal.index.size_bytes());
+        sealed.chain(journals).sum()
+    }
+
+    /// All segments, oldest first.
+    pub(super) fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
+        let sealed = self.sealed.iter().cloned().map(Segment::Sealed);
+        sealed.chain(self.journals.iter().cloned().map(Segment::Journal))
+    }
+
+    pub(super) fn tallies(&self) -> impl Iterator<Item = &Arc<Tally>> {
+        let sealed = self.sealed.iter().map(|sealed| &sealed.tally);
+        sealed.chain(self.journals.iter().map(|journal| &journal.tally))
+    }
+
+    /// The segment that an entry was written to, unless it has been unlinked.
+    pub(super) fn holding(&self, sequence: u64) -> Option<&Arc<Tally>> {
+        // From the newest on: what is superseded was mostly written a moment ago.
+        let mut newest_first = self.journals.iter().rev();
+        let journal = newest_first.find(|journal| journal.tally.header.first_sequence <= sequence);
+        if let Some(journal) = journal {
+            return Some(&journal.tally);
+        }
+        let after = self
+            .sealed
+            .partition_point(|sealed| sealed.tally.header.first_sequence <= sequence);
+        after.checked_sub(1).map(|at| &self.sealed[at].tally)
+    }
+
+    /// The newest slot of a key in the journals, and which of them has it.
+    pub(super) fn newest_slot(&self, short: u128) -> Option<(usize, Slot)> {
+        let mut newest_first = self.journals.iter().enumerate().rev();
+        newest_first.find_map(|(at, journal)| journal.index.get(short).map(|slot| (at, slot)))
+    }
+
+    /// The number of the newest sealed segment; 0 if there is none.
+    pub(super) fn newest_sealed(&self) -> u64 {
+        self.sealed.last().map_or(0, |sealed| sealed.tally.id())
+    }
+
+    /// Whether a sealed segment with a higher number than `above` may hold a key. Looks at the memory only.
+    pub(super) fn may_be_sealed(&self, short: u128, above: u64) -> bool {
+        self.sealed_above(above)
+            .any(|sealed| sealed.may_hold(short))
+    }
+
+    /// The newest entry of a key in the sealed segments with a higher number than `above`.
+    pub(super) fn read_sealed(&self, digest: &Digest, above: u64) -> Result<Option<JournalEntry>> {
+        let short = digest.short();
+        for sealed in self.sealed_above(above) {
+            if sealed.may_hold(short)
+                && let Some(entry) = sealed.find(digest)?
+            {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Newest first.
+    fn sealed_above(&self, above: u64) -> impl Iterator<Item = &Arc<Sealed>> {
+        let newest_first = self.sealed.iter().rev();
+        newest_first.take_while(move |sealed| sealed.tally.id() > above)
+    }
+
+    /// Whether a segment with a higher number than `id` has an entry of the key.
+    pub(super) fn is_superseded(&self, digest: &Digest, id: u64) -> Result<bool> {
+        let short = digest.short();
+        let newer = self.journals.iter().rev();
+        let mut newer = newer.take_while(|journal| journal.tally.id() > id);
+        if newer.any(|journal| journal.index.get(short).is_some()) {
+            return Ok(true);
+        }
+        Ok(self.read_sealed(digest, id)?.is_some())
+    }
+}
