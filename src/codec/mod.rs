@@ -101,14 +101,14 @@ impl JournalEntry {
 pub(crate) fn encode_put(out: &mut Vec<u8>, heading: Heading, stored: &Stored) -> Result<()> {
     let key = stored.key.as_ref().map(Key::as_framed);
     let state = WireState::of(&stored.record);
-    append(out, &WireEntry::new(heading, stored.digest, key, state))
+    append(out, &WireEntry::new(heading, &stored.digest, key, state))
 }
 
 /// Appends the bytes of the entry that frees a key.
 pub(crate) fn encode_removal(out: &mut Vec<u8>, heading: Heading, digest: Digest) -> Result<()> {
     append(
         out,
-        &WireEntry::new(heading, digest, None, WireState::Removed),
+        &WireEntry::new(heading, &digest, None, WireState::Removed),
     )
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<JournalEntry> {
     let entry: WireEntry<'_> = decode_sealed(bytes, ENTRY)?;
     Ok(JournalEntry {
         heading: entry.heading(),
-        digest: Digest(entry.digest),
+        digest: entry.digest(),
         state: wire::entry_state(entry.key, entry.state)?,
     })
 }

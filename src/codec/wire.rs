@@ -18,7 +18,8 @@ use crate::secret::{Digest, SealedFingerprint, SealedPart};
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireEntry<'a> {
     heading: WireHeading,
-    pub(super) digest: [u8; 32],
+    #[serde(borrow)]
+    digest: Fixed<'a, 32>,
     #[serde(borrow)]
     pub(super) key: Option<&'a str>,
     #[serde(borrow)]
@@ -29,7 +30,8 @@ pub(super) struct WireEntry<'a> {
 #[derive(Deserialize)]
 pub(super) struct WireHead<'a> {
     heading: WireHeading,
-    digest: [u8; 32],
+    #[serde(borrow)]
+    digest: Fixed<'a, 32>,
     #[serde(borrow)]
     _key: Option<&'a str>,
     #[serde(borrow)]
@@ -99,9 +101,10 @@ struct WireCompletedHead<'a> {
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireFingerprint<'a> {
     pub(super) version: u8,
-    pub(super) whole: [u8; 32],
     #[serde(borrow)]
-    pub(super) parts: Option<Vec<(&'a str, [u8; 8])>>,
+    pub(super) whole: Fixed<'a, 32>,
+    #[serde(borrow)]
+    pub(super) parts: Option<Vec<(&'a str, Fixed<'a, 8>)>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -121,7 +124,7 @@ type WireFields<'a> = Vec<(&'a str, Blob<'a>)>;
 impl<'a> WireEntry<'a> {
     pub(super) fn new(
         heading: Heading,
-        digest: Digest,
+        digest: &'a Digest,
         key: Option<&'a str>,
         state: WireState<'a>,
     ) -> Self {
@@ -132,7 +135,7 @@ impl<'a> WireEntry<'a> {
                 written_at_ms: heading.written_at.0,
                 prior_distance: heading.sequence.saturating_sub(prior),
             },
-            digest: digest.0,
+            digest: Fixed(&digest.0),
             key,
             state,
         }
@@ -140,6 +143,10 @@ impl<'a> WireEntry<'a> {
 
     pub(super) fn heading(&self) -> Heading {
         self.heading.heading()
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        Digest(*self.digest.0)
     }
 }
 
@@ -174,7 +181,7 @@ impl WireHead<'_> {
         };
         Outline {
             heading: self.heading.heading(),
-            digest: Digest(self.digest),
+            digest: Digest(*self.digest.0),
             state,
         }
     }
@@ -232,11 +239,11 @@ pub(super) fn entry_state(key: Option<&str>, state: WireState<'_>) -> Result<Ent
 fn wire_fingerprint(fingerprint: &SealedFingerprint) -> WireFingerprint<'_> {
     WireFingerprint {
         version: fingerprint.version,
-        whole: fingerprint.whole,
+        whole: Fixed(&fingerprint.whole),
         parts: fingerprint.parts.as_ref().map(|parts| {
             parts
                 .iter()
-                .map(|part| (part.name.as_ref(), part.tag))
+                .map(|part| (part.name.as_ref(), Fixed(&part.tag)))
                 .collect()
         }),
     }
@@ -245,13 +252,13 @@ fn wire_fingerprint(fingerprint: &SealedFingerprint) -> WireFingerprint<'_> {
 fn fingerprint(wire: WireFingerprint<'_>) -> SealedFingerprint {
     SealedFingerprint {
         version: wire.version,
-        whole: wire.whole,
+        whole: *wire.whole.0,
         parts: wire.parts.map(|parts| {
             parts
                 .into_iter()
                 .map(|(name, tag)| SealedPart {
                     name: name.into(),
-                    tag,
+                    tag: *tag.0,
                 })
                 .collect()
         }),
@@ -302,20 +309,40 @@ impl Serialize for Blob<'_> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Blob<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct BlobVisitor;
-
-        impl<'de> Visitor<'de> for BlobVisitor {
-            type Value = &'de [u8];
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a run of bytes")
-            }
-
-            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<&'de [u8], E> {
-                Ok(bytes)
-            }
-        }
-
         deserializer.deserialize_bytes(BlobVisitor).map(Blob)
+    }
+}
+
+struct BlobVisitor;
+
+impl<'de> Visitor<'de> for BlobVisitor {
+    type Value = &'de [u8];
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a run of bytes")
+    }
+
+    fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<&'de [u8], E> {
+        Ok(bytes)
+    }
+}
+
+/// A [`Blob`] of a length that is known; serde takes arrays for tuples of numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Fixed<'a, const LENGTH: usize>(&'a [u8; LENGTH]);
+
+impl<const LENGTH: usize> Serialize for Fixed<'_, LENGTH> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a, const LENGTH: usize> Deserialize<'de> for Fixed<'a, LENGTH> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = deserializer.deserialize_bytes(BlobVisitor)?;
+        let fixed = bytes.try_into().map_err(|_| {
+            serde::de::Error::invalid_length(bytes.len(), &"another number of bytes")
+        })?;
+        Ok(Self(fixed))
     }
 }

@@ -65,6 +65,13 @@ impl Index {
         self.shard(digest).read().get(&digest).copied()
     }
 
+    /// Makes room for so many keys, so that filling the index doesn't grow it again and again.
+    pub(super) fn reserve(&self, keys: usize) {
+        for shard in &self.shards {
+            shard.write().reserve(keys / SHARDS);
+        }
+    }
+
     pub(super) fn insert(&self, digest: u128, slot: Slot) {
         self.shard(digest).write().insert(digest, slot);
     }
@@ -79,6 +86,15 @@ impl Index {
                 .collect();
             copied
         })
+    }
+
+    /// The same for entries that don't come in their order.
+    pub(super) fn insert_newer(&self, digest: u128, slot: Slot) {
+        let mut shard = self.shard(digest).write();
+        let kept = shard.entry(digest).or_insert(slot);
+        if kept.sequence() < slot.sequence() {
+            *kept = slot;
+        }
     }
 
     /// What the index takes in memory, about.
@@ -112,6 +128,7 @@ const SLOT_BYTES: usize = 24;
 
 impl Checkpoint {
     pub(super) fn fill(&self, index: &Index) {
+        index.reserve(self.slots.len());
         for (digest, slot) in &self.slots {
             index.insert(*digest, *slot);
         }

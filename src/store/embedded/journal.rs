@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use redb::backends::FileBackend;
-use redb::{Database, ReadOnlyTable, ReadableTableMetadata, TableDefinition, TableError};
+use redb::{
+    Database, ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
+};
 
 use super::blob::{self, Run};
 use super::edge::redb_call;
@@ -224,14 +226,23 @@ impl Journal {
         }
     }
 
-    /// Gives the outlines of all entries after `after`, in order, with their sizes.
+    /// The sequence of the newest row in the file.
+    pub(super) fn newest_row(&self) -> Result<Option<u64>> {
+        redb_call(WHAT, || {
+            let rows = self.file.begin_read()?.open_table(JOURNAL)?;
+            Ok(rows.last()?.map(|(sequence, _)| sequence.value()))
+        })
+    }
+
+    /// Gives the outlines of the entries after `after` up to `last`, in order, with their sizes.
     pub(super) fn scan(
         &self,
         after: u64,
+        last: u64,
         mut visit: impl FnMut(Outline, usize) -> Result<()>,
     ) -> Result<()> {
         let rows = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
-        let range = (Bound::Excluded(after), Bound::Unbounded);
+        let range = (Bound::Excluded(after), Bound::Included(last));
         let mut rows = redb_call(WHAT, || Ok(rows.range::<u64>(range)?))?;
         loop {
             let row = redb_call(WHAT, || {

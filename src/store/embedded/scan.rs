@@ -20,6 +20,8 @@ use crate::progress::Stage;
 
 /// After how many entries the progress is told.
 const TELL_AFTER: u64 = 1 << 14;
+/// From how many entries on two threads read them.
+const READ_BY_TWO: u64 = 1 << 14;
 
 /// The segments that were opened, oldest first, and what they tell.
 #[derive(Debug, Default)]
@@ -96,40 +98,32 @@ impl Scan {
         // Entries may take the place of others in the same journal.
         self.set.journals.push(Arc::clone(&journal));
         let rows = journal.rows()?;
-        journal.scan(journal.last_sequence(), |outline, bytes| {
-            check_next(&journal, outline.heading.sequence)?;
-            self.highest_time = self.highest_time.max(outline.heading.written_at);
-            if outline.heading.sequence > state.counted_to {
-                self.count(&journal, &outline);
-            }
-            index(&journal, &outline, bytes);
-            if journal.entries() % TELL_AFTER == 0 {
-                settings
-                    .progress
-                    .tell(Stage::Indexing, journal.entries(), rows);
-            }
-            Ok(())
-        })?;
+        // Mostly there are two entries per key.
+        let unread = rows.saturating_sub(journal.entries());
+        journal
+            .index
+            .reserve(usize::try_from(unread / 2).unwrap_or(0));
+        let tell = || {
+            settings
+                .progress
+                .tell(Stage::Indexing, journal.entries(), rows);
+        };
+        let tail = Tail {
+            set: &self.set,
+            journal: &journal,
+            counted_to: state.counted_to,
+            tell: &tell,
+        };
+        self.highest_time = self.highest_time.max(tail.read()?);
         if journal.entries() != rows {
             return Err(missing_entry());
         }
-        settings.progress.tell(Stage::Indexing, rows, rows);
+        tell();
         self.last_sequence = self.last_sequence.max(journal.last_sequence());
         journal.check_complete(match row.rolled {
             Some(rolled) => Some(rolled.holds),
             None => state.closed_with,
         })
-    }
-
-    /// Counts what an entry did to the live keys.
-    fn count(&self, journal: &Journal, outline: &Outline) {
-        let prior = outline.heading.prior;
-        if let Some(prior) = prior.and_then(|prior| self.set.holding(prior)) {
-            prior.subtract();
-        }
-        if outline.state != OutlineState::Removed {
-            journal.tally.add();
-        }
     }
 
     /// Puts the attempts in flight that have to be in memory. They are read whole.
@@ -170,15 +164,106 @@ impl Scan {
     }
 }
 
-/// Refuses an entry before which another one is missing.
-fn check_next(journal: &Journal, sequence: u64) -> Result<()> {
-    let first = journal.tally.header.first_sequence;
-    let expected = (journal.last_sequence() + 1).max(first);
-    let begins_epoch = sequence > expected && ManifestState::may_begin_epoch(sequence);
-    if sequence == expected || begins_epoch {
-        return Ok(());
+/// The entries of a journal that no checkpoint covers.
+struct Tail<'a> {
+    set: &'a SegmentSet,
+    journal: &'a Journal,
+    counted_to: u64,
+    tell: &'a (dyn Fn() + Sync),
+}
+
+/// What one pass over some of the entries has seen.
+#[derive(Clone, Copy, Default)]
+struct Pass {
+    first: Option<u64>,
+    last: u64,
+    highest_time: Timestamp,
+}
+
+impl Tail<'_> {
+    /// Indexes and counts all entries; gives the highest time in them. Two threads share the work if there
+    /// is much of it: it is all decoding.
+    fn read(&self) -> Result<Timestamp> {
+        let after = self.journal.last_sequence();
+        let newest = self.journal.newest_row()?.unwrap_or(after).max(after);
+        let middle = after + (newest - after) / 2;
+        if newest - after < READ_BY_TWO {
+            let all = self.pass(after, newest)?;
+            self.check_first(after, &all)?;
+            return Ok(all.highest_time);
+        }
+        let (older, newer) = std::thread::scope(|scope| {
+            let newer = std::thread::Builder::new()
+                .name("onceward-open".to_owned())
+                .spawn_scoped(scope, || self.pass(middle, newest));
+            let older = self.pass(after, middle);
+            let newer = match newer {
+                Ok(newer) => newer.join().unwrap_or_else(|_| Err(missing_entry())),
+                // There are no threads to be had: one does it all.
+                Err(_) => self.pass(middle, newest),
+            };
+            (older, newer)
+        });
+        let (older, newer) = (older?, newer?);
+        self.check_first(after, &older)?;
+        self.check_first(older.last, &newer)?;
+        Ok(older.highest_time.max(newer.highest_time))
     }
-    Err(missing_entry())
+
+    /// Indexes and counts the entries after `after` up to `last`.
+    fn pass(&self, after: u64, last: u64) -> Result<Pass> {
+        let mut pass = Pass {
+            last: after,
+            ..Pass::default()
+        };
+        let mut entries = 0_u64;
+        self.journal.scan(after, last, |outline, bytes| {
+            let sequence = outline.heading.sequence;
+            if pass.first.is_some() {
+                self.check_next(pass.last, sequence)?;
+            }
+            pass.first.get_or_insert(sequence);
+            pass.last = sequence;
+            pass.highest_time = pass.highest_time.max(outline.heading.written_at);
+            self.count(&outline);
+            index(self.journal, &outline, bytes);
+            entries += 1;
+            if entries.is_multiple_of(TELL_AFTER) {
+                (self.tell)();
+            }
+            Ok(())
+        })?;
+        Ok(pass)
+    }
+
+    fn check_first(&self, last: u64, pass: &Pass) -> Result<()> {
+        pass.first
+            .map_or(Ok(()), |first| self.check_next(last, first))
+    }
+
+    /// Refuses an entry before which another one is missing.
+    fn check_next(&self, last: u64, sequence: u64) -> Result<()> {
+        let expected = (last + 1).max(self.journal.tally.header.first_sequence);
+        let begins_epoch = sequence > expected && ManifestState::may_begin_epoch(sequence);
+        if sequence == expected || begins_epoch {
+            return Ok(());
+        }
+        Err(missing_entry())
+    }
+
+    /// Counts what an entry did to the live keys.
+    fn count(&self, outline: &Outline) {
+        if outline.heading.sequence <= self.counted_to {
+            return;
+        }
+        let prior = outline.heading.prior;
+        if let Some(prior) = prior.and_then(|prior| self.set.holding(prior)) {
+            prior.subtract();
+        }
+        if outline.state != OutlineState::Removed {
+            self.journal.tally.add();
+        }
+    }
 }
 
 fn missing_entry() -> Error {
@@ -196,6 +281,6 @@ fn index(journal: &Journal, outline: &Outline, bytes: usize) {
     };
     let sequence = outline.heading.sequence;
     let slot = Slot::new(sequence, kind);
-    journal.index.insert(outline.digest.short(), slot);
+    journal.index.insert_newer(outline.digest.short(), slot);
     journal.count(sequence, bytes, ends_at);
 }
