@@ -126,12 +126,13 @@ mod record;
 mod reply;
 mod secret;
 mod store;
+mod verification;
 
 pub use bytes;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use engine::{
-    Builder, CompleteError, Engine, Guard, Health, ReleaseError, RunError, Stats, Sweep,
+    Builder, CompleteError, Engine, Export, Guard, Health, ReleaseError, RunError, Stats, Sweep,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
@@ -140,6 +141,7 @@ pub use limits::Terms;
 pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution};
 pub use progress::{Progress, Stage};
 pub use reply::Reply;
+pub use verification::{Problem, Verification};
 
 /// The README's code, compiled.
 #[cfg(doctest)]

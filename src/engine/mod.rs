@@ -10,6 +10,7 @@ mod offload;
 mod operate;
 mod run;
 mod stats;
+mod survey;
 mod sweeper;
 mod waiters;
 
@@ -24,6 +25,7 @@ pub use guard::{CompleteError, Guard, ReleaseError};
 pub(crate) use hooks::Approached;
 pub use run::RunError;
 pub use stats::{Health, Stats, Sweep};
+pub use survey::Export;
 
 use self::blocking::block_on;
 use self::core::{Core, Reads};

@@ -193,7 +193,7 @@ impl Core {
         self.submit(key, digest, command, Seen::default()).await
     }
 
-    fn entry(&self, stored: &Stored) -> Entry {
+    pub(super) fn entry(&self, stored: &Stored) -> Entry {
         let (attempt, token, state) = match &stored.record {
             Record::InFlight(record) => {
                 let now = self.timeline.now();

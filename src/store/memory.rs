@@ -7,13 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Answer, Figures, Glance, Observed, Observer, Request, Rules, Seen, Store, Swept};
+use super::{
+    Answer, Chunks, Figures, Glance, Observed, Observer, Request, Rules, Seen, Store, Swept,
+};
 use crate::clock::Timeline;
 use crate::decision::{self, Change, Command, Context, Decision, Verdict};
 use crate::error::{Error, Result};
 use crate::key::Key;
+use crate::progress::Progress;
 use crate::record::{Record, Stored};
 use crate::secret::{Digest, Secret};
+use crate::verification::Verification;
 
 /// Keeps every record in one map; forgets them all when it goes.
 pub(crate) struct Memory {
@@ -166,6 +170,29 @@ impl Store for Memory {
             in_flight,
             ..Figures::default()
         }
+    }
+
+    /// There is nothing that could be damaged.
+    fn verify(&self, _tell: &mut dyn FnMut(Progress)) -> Result<Verification> {
+        self.condition()?;
+        Ok(Verification {
+            entries: self.live_keys(),
+            ..Verification::default()
+        })
+    }
+
+    fn export(&self) -> Chunks {
+        let now = self.timeline.now();
+        let state = self.state.lock();
+        let live = state
+            .records
+            .values()
+            .filter(|stored| !decision::is_over(&stored.record, now, self.rules.on_abandon));
+        let chunk = match self.condition() {
+            Ok(()) => live.map(|stored| Ok(Stored::clone(stored))).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        Box::new(std::iter::once(chunk))
     }
 
     fn condition(&self) -> Result<()> {

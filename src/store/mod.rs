@@ -18,8 +18,10 @@ use crate::decision::{Command, Decision, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::outcome::OnAbandon;
+use crate::progress::Progress;
 use crate::record::{Record, Stored};
 use crate::secret::{Digest, Secret};
+use crate::verification::Verification;
 
 pub(crate) use answer::Answer;
 
@@ -52,12 +54,21 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// What the store holds and has done. May ask the file system.
     fn figures(&self) -> Figures;
 
+    /// Reads everything and checks it.
+    fn verify(&self, tell: &mut dyn FnMut(Progress)) -> Result<Verification>;
+
+    /// Everything that is live, in chunks; it ends after an error.
+    fn export(&self) -> Chunks;
+
     /// `Ok` while grants are possible, else why they aren't.
     fn condition(&self) -> Result<()>;
 
     /// Refuses new work, finishes what is queued, ends the store's threads and lets go of its files.
     fn close(&self) -> Result<()>;
 }
+
+/// Records that are streamed. One that can't be read is an error among the others.
+pub(crate) type Chunks = Box<dyn Iterator<Item = Vec<Result<Stored>>> + Send>;
 
 /// A command about one key.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
         "progress",
         "reply",
         "secret",
+        "verification",
         "Guard",
     ],
     &["record"],

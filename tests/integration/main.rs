@@ -17,6 +17,7 @@ mod limits;
 mod model;
 mod race;
 mod reopen;
+mod sealing;
 mod support;
 mod time;
 mod waiting;

@@ -19,7 +19,7 @@ use super::journal_file::JournalFile;
 use super::manifest::{RolledRow, SegmentContent};
 use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
-use crate::codec::{self, JournalEntry, Outline};
+use crate::codec::{self, JournalEntry};
 use crate::error::{Error, ErrorKind, Result};
 
 const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
@@ -234,31 +234,25 @@ impl Journal {
         })
     }
 
-    /// Gives the outlines of the entries after `after` up to `last`, in order, with their sizes.
+    /// Gives the rows after `after` up to `last`, in order.
     pub(super) fn scan(
         &self,
         after: u64,
         last: u64,
-        mut visit: impl FnMut(Outline, usize) -> Result<()>,
+        mut visit: impl FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let rows = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
         let range = (Bound::Excluded(after), Bound::Included(last));
         let mut rows = redb_call(WHAT, || Ok(rows.range::<u64>(range)?))?;
         loop {
-            let row = redb_call(WHAT, || {
-                let Some((sequence, bytes)) = rows.next().transpose()? else {
-                    return Ok(None);
-                };
-                let bytes = bytes.value();
-                Ok(Some((
-                    codec::outline_at(bytes, sequence.value()),
-                    bytes.len(),
-                )))
+            let visited = redb_call(WHAT, || {
+                let row = rows.next().transpose()?;
+                Ok(row.map(|(sequence, bytes)| visit(sequence.value(), bytes.value())))
             })?;
-            let Some((outline, bytes)) = row else {
-                return Ok(());
-            };
-            visit(outline?, bytes)?;
+            match visited {
+                None => return Ok(()),
+                Some(visited) => visited?,
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod budget;
 mod cache;
 mod condition;
 mod edge;
+mod export;
 mod filter;
 mod folder;
 mod index;
@@ -23,12 +24,13 @@ mod sealed;
 mod sealed_writer;
 mod sealer;
 mod set;
+mod shared;
 mod tally;
 mod upkeep;
+mod verify;
 mod view;
 mod writer;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -38,21 +40,21 @@ use parking_lot::Mutex;
 
 use self::budget::Budget;
 use self::condition::Condition;
-use self::folder::Folder;
+use self::export::Export;
 use self::lanes::{Job, Lanes};
-use self::manifest::Manifest;
 use self::sealer::Sealing;
-use self::set::SegmentSet;
-use self::view::{Current, Found, View};
+use self::shared::Shared;
+use self::view::{Current, Found};
 use self::writer::Writer;
-use super::{Answer, Figures, Glance, Observer, Request, Rules, Seen, Store, Swept};
-use crate::clock::{Clock, Timeline, Timer, Timestamp};
-use crate::decision::{self, Command, Context};
+use super::{Answer, Chunks, Figures, Glance, Observer, Request, Rules, Seen, Store, Swept};
+use crate::clock::{Clock, Timer, Timestamp};
+use crate::decision::{self, Command};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::OnAbandon;
-use crate::progress::OnProgress;
-use crate::record::{Record, Stored};
+use crate::progress::{OnProgress, Progress};
+use crate::record::Stored;
 use crate::secret::{Digest, Pepper, Secret};
+use crate::verification::Verification;
 
 pub(crate) use recovery::{Recovered, recover};
 
@@ -91,31 +93,6 @@ pub(crate) struct Embedded {
 struct Threads {
     writer: Option<JoinHandle<()>>,
     sealer: Option<JoinHandle<()>>,
-}
-
-/// What the writer, the sweeper and all callers share.
-#[derive(Debug)]
-struct Shared {
-    secret: Secret,
-    timeline: Timeline,
-    rules: Rules,
-    observer: Arc<dyn Observer>,
-    view: View,
-    lanes: Arc<Lanes>,
-    condition: Condition,
-    /// `None` once the store is closed.
-    manifest: Mutex<Option<Manifest>>,
-    folder: Folder,
-    segment_entries: u64,
-    segment_bytes: u64,
-    budget: Budget,
-    sealing: Sealing,
-    /// After a step of the wall clock nothing is unlinked for one sweep interval.
-    sweep_not_before: Timestamp,
-    clock_step: Option<Duration>,
-    commits: AtomicU64,
-    entries_written: AtomicU64,
-    failed_sweeps: AtomicU64,
 }
 
 impl Embedded {
@@ -202,91 +179,6 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
                 error,
             )
         })
-}
-
-impl Shared {
-    /// The writer's thread, from start to end.
-    fn work(&self, mut writer: Writer) {
-        let result = catch_unwind(AssertUnwindSafe(|| writer.run()));
-        if result.is_err() {
-            self.condition.fail("the writer's thread panicked");
-        }
-        // From here on nobody must wait for an answer: what is queued goes with the writer.
-        drop(writer);
-        self.lanes.clear();
-        if self.condition.check().is_err() {
-            self.observer.stopped();
-        }
-    }
-
-    /// Decides against a published state; nothing is changed.
-    fn decide(&self, record: Option<&Record>, command: &Command, seen: Seen) -> Glance {
-        // A key whose record is over counts as live all the same.
-        let is_full = record.is_none() && self.view.live_keys() >= self.rules.max_live_keys;
-        let context = Context {
-            now: self.timeline.now(),
-            // A grant is only ever made by the writer, with a token of its own.
-            next_token: 0,
-            is_full,
-            on_abandon: self.rules.on_abandon,
-        };
-        Glance::of(decision::decide(record, command, &context), seen)
-    }
-
-    fn with_manifest<T>(&self, work: impl FnOnce(&mut Manifest) -> Result<T>) -> Result<T> {
-        let mut manifest = self.manifest.lock();
-        work(manifest.as_mut().ok_or_else(Error::closed)?)
-    }
-
-    /// Notes what the segments hold, so that the next open can tell if it is all there, and needn't read
-    /// the journals.
-    fn note_clean_close(&self, manifest: &mut Manifest, set: &SegmentSet) -> Result<()> {
-        let (Some(active), false) = (set.active(), self.condition.has_failed()) else {
-            return Ok(());
-        };
-        for journal in &set.journals {
-            journal.write_checkpoint()?;
-        }
-        let holds = active.content();
-        let now = self.timeline.now();
-        manifest.update(|state| {
-            state.time_mark_ms = state.time_mark_ms.max(now.0);
-            state.closed_with = Some(holds);
-            state.count(holds.last_sequence, set.tallies());
-        })
-    }
-
-    /// Closes every file, once the threads are gone, and lets go of the folder.
-    fn close_files(&self) -> Result<()> {
-        // Not held while the files are closed: the sweeper may be waiting for it.
-        let taken = self.manifest.lock().take();
-        let Some(mut manifest) = taken else {
-            return Ok(());
-        };
-        let set = self.view.set_segments(SegmentSet::default());
-        let mut result = self.note_clean_close(&mut manifest, &set);
-        let SegmentSet { sealed, journals } = once_unshared(set);
-        for sealed in sealed {
-            result = result.and(once_unshared(sealed).close());
-        }
-        for journal in journals {
-            result = result.and(once_unshared(journal).close());
-        }
-        result = result.and(manifest.close());
-        self.folder.unlock();
-        result
-    }
-}
-
-/// What is shared, once no reader has it any more: a read takes microseconds.
-fn once_unshared<T>(mut shared: Arc<T>) -> T {
-    loop {
-        match Arc::try_unwrap(shared) {
-            Ok(own) => return own,
-            Err(still_shared) => shared = still_shared,
-        }
-        std::thread::yield_now();
-    }
 }
 
 impl Store for Embedded {
@@ -376,6 +268,14 @@ impl Store for Embedded {
             failed_sweeps: shared.failed_sweeps.load(Ordering::Relaxed),
             clock_step: shared.clock_step,
         }
+    }
+
+    fn verify(&self, tell: &mut dyn FnMut(Progress)) -> Result<Verification> {
+        self.shared.verify(tell)
+    }
+
+    fn export(&self) -> Chunks {
+        Box::new(Export::new(Arc::clone(&self.shared)))
     }
 
     fn condition(&self) -> Result<()> {

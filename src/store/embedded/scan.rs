@@ -13,7 +13,7 @@ use super::tally::{SegmentHeader, Tally};
 use super::upkeep::{is_kept_in_memory, may_be_needed};
 use super::view::{Attempt, View};
 use crate::clock::Timestamp;
-use crate::codec::{JournalEntry, Outline, OutlineState};
+use crate::codec::{self, JournalEntry, Outline, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::OnAbandon;
 use crate::progress::Stage;
@@ -217,8 +217,8 @@ impl Tail<'_> {
             ..Pass::default()
         };
         let mut entries = 0_u64;
-        self.journal.scan(after, last, |outline, bytes| {
-            let sequence = outline.heading.sequence;
+        self.journal.scan(after, last, |sequence, bytes| {
+            let outline = codec::outline_at(bytes, sequence)?;
             if pass.first.is_some() {
                 self.check_next(pass.last, sequence)?;
             }
@@ -226,7 +226,7 @@ impl Tail<'_> {
             pass.last = sequence;
             pass.highest_time = pass.highest_time.max(outline.heading.written_at);
             self.count(&outline);
-            index(self.journal, &outline, bytes);
+            index(self.journal, &outline, bytes.len());
             entries += 1;
             if entries.is_multiple_of(TELL_AFTER) {
                 (self.tell)();

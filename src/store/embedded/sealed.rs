@@ -128,7 +128,7 @@ impl Sealed {
         }
     }
 
-    fn find_short(&self, short: u128) -> Result<Option<JournalEntry>> {
+    pub(super) fn find_short(&self, short: u128) -> Result<Option<JournalEntry>> {
         let prefix = block::prefix(short);
         for at in block::candidates(&self.fences, prefix) {
             let mut cut = Vec::new();

@@ -11,13 +11,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::Shared;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::journal::Journal;
 use super::sealed::{Sealed, SealedAttempt};
 use super::sealed_writer::SealedWriter;
 use super::set::SegmentSet;
+use super::shared::Shared;
 use crate::codec::{self, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
 

@@ -89,6 +89,15 @@ impl SegmentSet {
         sealed.chain(self.journals.iter().cloned().map(Segment::Journal))
     }
 
+    /// Whether the set has this segment, in this form.
+    pub(super) fn contains(&self, segment: &Segment) -> bool {
+        let id = segment.id();
+        match segment {
+            Segment::Sealed(_) => self.sealed.iter().any(|listed| listed.tally.id() == id),
+            Segment::Journal(_) => self.journals.iter().any(|listed| listed.tally.id() == id),
+        }
+    }
+
     pub(super) fn tallies(&self) -> impl Iterator<Item = &Arc<Tally>> {
         let sealed = self.sealed.iter().map(|sealed| &sealed.tally);
         sealed.chain(self.journals.iter().map(|journal| &journal.tally))

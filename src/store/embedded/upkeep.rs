@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::Shared;
 use super::folder::Folder;
 use super::index::SlotKind;
 use super::journal::Journal;
 use super::lanes::{Carried, Done, Job};
 use super::sealed::Sealed;
 use super::set::{Segment, SegmentSet};
+use super::shared::Shared;
 use crate::clock::Timestamp;
 use crate::codec::JournalEntry;
 use crate::decision;

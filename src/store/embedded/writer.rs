@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Shared;
 use super::batch::Batch;
 use super::journal::Journal;
 use super::lanes::{Ask, Carried, Done, Exits, Job};
 use super::manifest::{RolledRow, SegmentRow};
 use super::set::SegmentSet;
+use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
 use super::upkeep;
 use super::view::{Current, Publication};

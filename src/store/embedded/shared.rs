@@ -1,0 +1,137 @@
+//! What the store's threads and all callers share, and how it ends.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::budget::Budget;
+use super::condition::Condition;
+use super::folder::Folder;
+use super::lanes::Lanes;
+use super::manifest::Manifest;
+use super::sealer::Sealing;
+use super::set::SegmentSet;
+use super::view::View;
+use super::writer::Writer;
+use crate::clock::{Timeline, Timestamp};
+use crate::decision::{self, Command, Context};
+use crate::error::{Error, Result};
+use crate::record::Record;
+use crate::secret::Secret;
+use crate::store::{Glance, Observer, Rules, Seen};
+
+/// What the writer, the sweeper and all callers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) secret: Secret,
+    pub(super) timeline: Timeline,
+    pub(super) rules: Rules,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) view: View,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) condition: Condition,
+    /// `None` once the store is closed.
+    pub(super) manifest: Mutex<Option<Manifest>>,
+    pub(super) folder: Folder,
+    pub(super) segment_entries: u64,
+    pub(super) segment_bytes: u64,
+    pub(super) budget: Budget,
+    pub(super) sealing: Sealing,
+    /// After a step of the wall clock nothing is unlinked for one sweep interval.
+    pub(super) sweep_not_before: Timestamp,
+    pub(super) clock_step: Option<Duration>,
+    pub(super) commits: AtomicU64,
+    pub(super) entries_written: AtomicU64,
+    pub(super) failed_sweeps: AtomicU64,
+}
+
+impl Shared {
+    /// The writer's thread, from start to end.
+    pub(super) fn work(&self, mut writer: Writer) {
+        let result = catch_unwind(AssertUnwindSafe(|| writer.run()));
+        if result.is_err() {
+            self.condition.fail("the writer's thread panicked");
+        }
+        // From here on nobody must wait for an answer: what is queued goes with the writer.
+        drop(writer);
+        self.lanes.clear();
+        if self.condition.check().is_err() {
+            self.observer.stopped();
+        }
+    }
+
+    /// Decides against a published state; nothing is changed.
+    pub(super) fn decide(&self, record: Option<&Record>, command: &Command, seen: Seen) -> Glance {
+        // A key whose record is over counts as live all the same.
+        let is_full = record.is_none() && self.view.live_keys() >= self.rules.max_live_keys;
+        let context = Context {
+            now: self.timeline.now(),
+            // A grant is only ever made by the writer, with a token of its own.
+            next_token: 0,
+            is_full,
+            on_abandon: self.rules.on_abandon,
+        };
+        Glance::of(decision::decide(record, command, &context), seen)
+    }
+
+    pub(super) fn with_manifest<T>(
+        &self,
+        work: impl FnOnce(&mut Manifest) -> Result<T>,
+    ) -> Result<T> {
+        let mut manifest = self.manifest.lock();
+        work(manifest.as_mut().ok_or_else(Error::closed)?)
+    }
+
+    /// Notes what the segments hold, so that the next open can tell if it is all there, and needn't read
+    /// the journals.
+    fn note_clean_close(&self, manifest: &mut Manifest, set: &SegmentSet) -> Result<()> {
+        let (Some(active), false) = (set.active(), self.condition.has_failed()) else {
+            return Ok(());
+        };
+        for journal in &set.journals {
+            journal.write_checkpoint()?;
+        }
+        let holds = active.content();
+        let now = self.timeline.now();
+        manifest.update(|state| {
+            state.time_mark_ms = state.time_mark_ms.max(now.0);
+            state.closed_with = Some(holds);
+            state.count(holds.last_sequence, set.tallies());
+        })
+    }
+
+    /// Closes every file, once the threads are gone, and lets go of the folder.
+    pub(super) fn close_files(&self) -> Result<()> {
+        // Not held while the files are closed: the sweeper may be waiting for it.
+        let taken = self.manifest.lock().take();
+        let Some(mut manifest) = taken else {
+            return Ok(());
+        };
+        let set = self.view.set_segments(SegmentSet::default());
+        let mut result = self.note_clean_close(&mut manifest, &set);
+        let SegmentSet { sealed, journals } = once_unshared(set);
+        for sealed in sealed {
+            result = result.and(once_unshared(sealed).close());
+        }
+        for journal in journals {
+            result = result.and(once_unshared(journal).close());
+        }
+        result = result.and(manifest.close());
+        self.folder.unlock();
+        result
+    }
+}
+
+/// What is shared, once no reader has it any more: a read takes microseconds.
+fn once_unshared<T>(mut shared: Arc<T>) -> T {
+    loop {
+        match Arc::try_unwrap(shared) {
+            Ok(own) => return own,
+            Err(still_shared) => shared = still_shared,
+        }
+        std::thread::yield_now();
+    }
+}
