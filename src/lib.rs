@@ -120,6 +120,7 @@ mod engine;
 mod error;
 mod fingerprint;
 mod key;
+mod observe;
 mod outcome;
 mod progress;
 mod record;

@@ -15,6 +15,7 @@ use super::waiters::Waiters;
 use crate::clock::{Clock, SystemClock, Timeline, Timer, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MAX_REPLY_BYTES, Terms, check_duration, check_number};
+use crate::observe::Meters;
 use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Progress};
 use crate::secret::{Pepper, Secret};
@@ -49,6 +50,7 @@ pub struct Builder {
     keeps_keys: bool,
     is_restored: bool,
     progress: OnProgress,
+    name: String,
 }
 
 impl Default for Builder {
@@ -71,6 +73,7 @@ impl Default for Builder {
             keeps_keys: true,
             is_restored: false,
             progress: OnProgress::default(),
+            name: "default".to_owned(),
         }
     }
 }
@@ -202,6 +205,13 @@ impl Builder {
         self
     }
 
+    /// What the engine is called in the label `engine` of its metrics (feature `metrics`); `default` by
+    /// default. Give each engine of a process a name of its own.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// Is told how far [`open`](Builder::open) has got, in the thread that opens: when it repairs and indexes
     /// what a crash has left, and when it opens sealed segments.
     pub fn on_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
@@ -224,10 +234,11 @@ impl Builder {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Engine> {
         self.check()?;
         let path = path.as_ref();
-        let recovered = embedded::recover(path, &self.embedded_settings())
+        let meters = Meters::new(&self.name);
+        let recovered = embedded::recover(path, &self.embedded_settings(&meters))
             .map_err(|error| error.about(path))?;
         let timeline = recovered.timeline().clone();
-        self.start(timeline, |_, timer, rules, observer| {
+        self.start(timeline, meters, |_, timer, rules, observer| {
             let store = Embedded::start(recovered, timer, rules, observer)?;
             Ok(Arc::new(store))
         })
@@ -260,7 +271,8 @@ impl Builder {
                 .to_vec(),
         };
         let timeline = Timeline::new(Arc::clone(&self.clock), Timestamp(0));
-        self.start(timeline, |timeline, _, rules, observer| {
+        let meters = Meters::new(&self.name);
+        self.start(timeline, meters, |timeline, _, rules, observer| {
             let secret = Secret::derive(&material);
             Ok(Arc::new(Memory::new(secret, timeline, rules, observer)))
         })
@@ -269,6 +281,7 @@ impl Builder {
     fn start(
         self,
         timeline: Timeline,
+        meters: Meters,
         store: impl FnOnce(Timeline, Timer, Rules, Arc<dyn Observer>) -> Result<Arc<dyn Store>>,
     ) -> Result<Engine> {
         let rules = Rules {
@@ -289,7 +302,8 @@ impl Builder {
             no_thread(error)
         };
         let (sweeper, sweeper_thread) =
-            Sweeper::start(Arc::clone(&store), self.sweep_interval).map_err(give_up)?;
+            Sweeper::start(Arc::clone(&store), meters.clone(), self.sweep_interval)
+                .map_err(give_up)?;
         let (offload, offload_thread) = Offload::start().map_err(give_up)?;
         Ok(Engine::new(Core {
             store,
@@ -308,12 +322,13 @@ impl Builder {
                 full: AtomicU64::new(0),
                 oversize: AtomicU64::new(0),
             },
+            meters,
             timer,
             threads: Mutex::new(vec![timer_thread, sweeper_thread, offload_thread]),
         }))
     }
 
-    fn embedded_settings(&self) -> embedded::Settings {
+    fn embedded_settings(&self, meters: &Meters) -> embedded::Settings {
         embedded::Settings {
             clock: Arc::clone(&self.clock),
             on_abandon: self.on_abandon,
@@ -328,6 +343,7 @@ impl Builder {
             pepper: self.pepper.clone(),
             is_restored: self.is_restored,
             progress: self.progress.clone(),
+            meters: meters.clone(),
         }
     }
 

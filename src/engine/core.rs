@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
+use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
 use crate::store::{Answer, Glance, Request, Seen, Store};
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     pub(super) limits: EngineLimits,
     pub(super) on_abandon: OnAbandon,
     pub(super) refused: Refused,
+    pub(super) meters: Meters,
     pub(super) timer: Timer,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -69,6 +71,27 @@ pub(super) enum Approach {
 
 impl Core {
     pub(super) async fn begin(
+        self: &Arc<Self>,
+        key: &Key,
+        fingerprint: &Fingerprint,
+        terms: Terms,
+        reads: Reads,
+    ) -> Result<Outcome> {
+        let begin = self.begin_once(key, fingerprint, terms, reads);
+        self.observed(begin).await
+    }
+
+    /// Lets those who watch the engine see a begin.
+    pub(super) async fn observed(
+        &self,
+        begin: impl Future<Output = Result<Outcome>>,
+    ) -> Result<Outcome> {
+        let result = observe::in_begin(begin, ending).await;
+        self.meters.ended(ending(&result));
+        result
+    }
+
+    async fn begin_once(
         self: &Arc<Self>,
         key: &Key,
         fingerprint: &Fingerprint,
@@ -145,13 +168,24 @@ impl Core {
         patience: Duration,
         reads: Reads,
     ) -> Result<Outcome> {
+        let begin = self.begin_until(key, fingerprint, patience, reads);
+        self.observed(begin).await
+    }
+
+    async fn begin_until(
+        self: &Arc<Self>,
+        key: &Key,
+        fingerprint: &Fingerprint,
+        patience: Duration,
+        reads: Reads,
+    ) -> Result<Outcome> {
         let terms = self.limits.terms;
         let digest = self.store.secret().digest(key);
         let deadline = self.timeline.now().plus(patience);
         let mut turn: Option<Turn<'_>> = None;
         loop {
             // On an error, the turn is passed on as it goes out of scope.
-            let outcome = self.begin(key, fingerprint, terms, reads).await?;
+            let outcome = self.begin_once(key, fingerprint, terms, reads).await?;
             let Outcome::InFlight(in_flight) = outcome else {
                 if let Some(turn) = turn.take() {
                     turn.used();
@@ -174,10 +208,15 @@ impl Core {
             if !self.is_still_in_flight(&digest, fingerprint)? {
                 continue;
             }
-            match wait.await {
+            let waiting = self.meters.wait();
+            let wake = wait.await;
+            drop(waiting);
+            match wake {
                 Wake::Look => {}
                 Wake::Turn => turn = Some(Turn::new(&self.waiters, digest)),
-                Wake::TimedOut => return self.begin(key, fingerprint, terms, reads).await,
+                Wake::TimedOut => {
+                    return self.begin_once(key, fingerprint, terms, reads).await;
+                }
             }
         }
     }
@@ -247,6 +286,19 @@ impl Core {
             drop(thread.join());
         }
         result
+    }
+}
+
+/// How a begin has ended, for those who watch.
+pub(super) fn ending(result: &Result<Outcome>) -> Ending {
+    match result {
+        Ok(Outcome::Proceed(guard)) => Ending::Proceed {
+            attempt: guard.attempt(),
+        },
+        Ok(Outcome::Replay(_)) => Ending::Replay,
+        Ok(Outcome::Conflict(_)) => Ending::Conflict,
+        Ok(Outcome::InFlight(_)) => Ending::InFlight,
+        Err(_) => Ending::Error,
     }
 }
 

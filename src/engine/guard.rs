@@ -12,6 +12,7 @@ use crate::decision::{Command, Grant, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::limits::{MAX_REPLY_HEADERS, Terms};
+use crate::observe::{self, Ending};
 use crate::reply::Reply;
 use crate::secret::Digest;
 use crate::store::Seen;
@@ -103,17 +104,15 @@ impl Guard {
     ///
     /// As [`complete`](Guard::complete).
     pub async fn complete_async(self, reply: Reply) -> Result<(), CompleteError> {
-        let result = match self.check_size(&reply) {
-            Ok(()) => {
-                let command = Command::Complete {
-                    token: self.grant.token,
-                    reply: reply.clone(),
-                    retention: self.terms.retention,
-                };
-                self.settle(command).await.map(drop)
-            }
-            Err(error) => Err(error),
+        let attempt = self.attempt();
+        let ending = move |result: &Result<()>| match result {
+            Ok(()) => Ending::Completed { attempt },
+            Err(_) => Ending::Error,
         };
+        let result = observe::in_complete(self.keep(&reply), ending).await;
+        if result.is_ok() {
+            self.core.meters.ended(Ending::Completed { attempt });
+        }
         result.map_err(|error| CompleteError(Box::new((self, reply, error))))
     }
 
@@ -141,7 +140,10 @@ impl Guard {
             token: self.grant.token,
         };
         match self.settle(command).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.core.meters.released();
+                Ok(())
+            }
             Err(error) => Err(ReleaseError(Box::new((self, error)))),
         }
     }
@@ -176,6 +178,16 @@ impl Guard {
             self.grant.lease_until = lease_until;
         }
         Ok(())
+    }
+
+    async fn keep(&self, reply: &Reply) -> Result<()> {
+        self.check_size(reply)?;
+        let command = Command::Complete {
+            token: self.grant.token,
+            reply: reply.clone(),
+            retention: self.terms.retention,
+        };
+        self.settle(command).await.map(drop)
     }
 
     /// Has the store decide; gives the new end of the lease if there is one.

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
+use crate::observe::Ending;
 use crate::outcome::Outcome;
 use crate::secret::Digest;
 use crate::store::Seen;
@@ -41,13 +42,14 @@ impl Engine {
         let terms = terms.check()?;
         let core = &self.core;
         let digest = core.store.secret().digest(key);
-        match core
+        let approach = core
             .approach(digest, fingerprint, terms, Reads::Elsewhere)
-            .await?
-        {
+            .await
+            .inspect_err(|_| core.meters.ended(Ending::Error))?;
+        match approach {
             Approach::Settled(verdict) => {
-                let outcome = core.outcome(key, digest, terms, verdict)?;
-                Ok(Approached::Settled(outcome))
+                let outcome = async { core.outcome(key, digest, terms, verdict) };
+                Ok(Approached::Settled(core.observed(outcome).await?))
             }
             Approach::Open(command, seen) => Ok(Approached::Open(Opening {
                 core: Arc::clone(core),
@@ -98,12 +100,16 @@ impl Opening {
     /// Asks for the grant. By now the outcome may be another one. Dropping the future is safe, as with
     /// [`Engine::begin_async`].
     pub(crate) async fn begin(self) -> Result<Outcome> {
-        let verdict = self
-            .core
+        let core = Arc::clone(&self.core);
+        core.observed(self.begin_once()).await
+    }
+
+    async fn begin_once(self) -> Result<Outcome> {
+        let core = &self.core;
+        let verdict = core
             .submit(&self.key, self.digest, self.command, self.seen)
             .await?;
-        self.core
-            .outcome(&self.key, self.digest, self.terms, verdict)
+        core.outcome(&self.key, self.digest, self.terms, verdict)
     }
 }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::stats::Sweep;
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::{Begun, Levels, Meters};
 use crate::store::Store;
 
 type Asked = oneshot::Sender<Result<Sweep>>;
@@ -27,15 +28,19 @@ pub(super) struct Sweeper {
 impl Sweeper {
     pub(super) fn start(
         store: Arc<dyn Store>,
+        meters: Meters,
         interval: Duration,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         // One ask per caller that waits is queued, and each caller waits for its answer.
         let (asks, queue) = bounded::<Asked>(64);
         let sweep = move || {
+            let begun = Begun::now();
             let swept = catch_unwind(AssertUnwindSafe(|| store.sweep()));
-            let swept = swept.unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Unavailable, "the sweep panicked"))
-            })?;
+            let swept = swept
+                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the sweep panicked")));
+            meters.swept(begun, swept.as_ref().ok().map(|swept| swept.records));
+            observe_levels(&*store, &meters);
+            let swept = swept?;
             Ok(Sweep {
                 records: swept.records,
                 segments: swept.segments,
@@ -77,4 +82,18 @@ impl Sweeper {
     pub(super) fn stop(&self) {
         self.asks.lock().take();
     }
+}
+
+/// Tells those who watch what the store holds; asks the file system only if somebody does.
+fn observe_levels(store: &dyn Store, meters: &Meters) {
+    meters.holds(|| {
+        let figures = store.figures();
+        Levels {
+            in_flight: figures.in_flight,
+            live_keys: store.live_keys(),
+            segments: figures.segments,
+            sealed_segments: figures.sealed_segments,
+            disk_bytes: figures.disk_bytes,
+        }
+    });
 }

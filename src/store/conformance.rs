@@ -10,6 +10,7 @@ use crate::clock::{ManualClock, Timeline, Timer, Timestamp};
 use crate::decision::{Command, Grant, Holder, Verdict};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
+use crate::observe::Meters;
 use crate::outcome::{OnAbandon, Resolution};
 use crate::progress::OnProgress;
 use crate::record::Record;
@@ -88,6 +89,7 @@ fn embedded(
         pepper: None,
         is_restored: false,
         progress: OnProgress::default(),
+        meters: Meters::new("test"),
     };
     let recovered = embedded::recover(&folder.path().join("store"), &settings).unwrap();
     let (timer, _) = Timer::start(recovered.timeline().clone()).unwrap();

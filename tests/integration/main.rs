@@ -15,6 +15,8 @@ mod http;
 mod layering;
 mod limits;
 mod model;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+mod observability;
 mod race;
 mod reopen;
 mod sealing;

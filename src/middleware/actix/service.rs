@@ -23,6 +23,7 @@ use crate::http::{Admission, Reason};
 use crate::middleware::Attempt;
 use crate::middleware::exchange::{Entry, Exchange, Way};
 use crate::middleware::execution::joined;
+use crate::observe::follow;
 
 /// A service whose answers are given again to retries; from
 /// [`IdempotencyMiddleware`](super::IdempotencyMiddleware).
@@ -146,7 +147,7 @@ where
     // The core settles what the client will see; what actix-web needs beside it waits here.
     let aside: Rc<Cell<Option<Aside>>> = Rc::default();
     let handler = answered(inner, request, Rc::clone(&aside));
-    let Some(Ok(response)) = joined(rt::spawn(execution.run(handler))).await else {
+    let Some(Ok(response)) = joined(rt::spawn(follow(execution.run(handler)))).await else {
         let response = content_response(exchange.refusal(&occasion, Reason::Interrupted));
         return Err(InternalError::from_response("the handler was cancelled", response).into());
     };

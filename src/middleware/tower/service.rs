@@ -17,6 +17,7 @@ use crate::http::{Content, Reason};
 use crate::middleware::exchange::{Entry, Exchange, Way};
 use crate::middleware::execution::{Execution, joined};
 use crate::middleware::{Attempt, LayerBody};
+use crate::observe::follow;
 
 /// A service whose answers are given again to retries; from [`IdempotencyLayer`](super::IdempotencyLayer).
 ///
@@ -156,7 +157,9 @@ where
 {
     head.extensions.insert(execution.attempt());
     let request = Request::from_parts(head, LayerBody::kept(content));
-    tokio::spawn(execution.run(async move { inner.call(request).await }))
+    tokio::spawn(follow(
+        execution.run(async move { inner.call(request).await }),
+    ))
 }
 
 impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {

@@ -50,6 +50,7 @@ use super::{Answer, Chunks, Figures, Glance, Observer, Request, Rules, Seen, Sto
 use crate::clock::{Clock, Timer, Timestamp};
 use crate::decision::{self, Command};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Meters;
 use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Progress};
 use crate::record::Stored;
@@ -74,6 +75,7 @@ pub(crate) struct Settings {
     pub(crate) pepper: Option<Pepper>,
     pub(crate) is_restored: bool,
     pub(crate) progress: OnProgress,
+    pub(crate) meters: Meters,
 }
 
 impl Settings {
@@ -129,6 +131,7 @@ impl Embedded {
             segment_bytes: settings.segment_bytes,
             budget: settings.budget(),
             sealing,
+            meters: settings.meters,
             sweep_not_before,
             clock_step: recovered.clock_step,
             commits: AtomicU64::new(0),
@@ -190,6 +193,7 @@ impl Store for Embedded {
         let shared = &*self.shared;
         shared.condition.check()?;
         if let Some(stored) = shared.view.cached(digest) {
+            shared.meters.found_in_cache();
             return Ok(shared.decide(Some(&stored.record), command, Seen::default()));
         }
         Ok(match shared.view.find(digest, Seen::default())? {
@@ -202,6 +206,7 @@ impl Store for Embedded {
     }
 
     fn read(&self, digest: &Digest, command: &Command) -> Result<Glance> {
+        self.shared.meters.read_from_disk();
         let Current { stored, seen, .. } = self.shared.view.look(digest, Seen::default())?;
         let record = stored.as_ref().map(|stored| &stored.record);
         Ok(self.shared.decide(record, command, seen))

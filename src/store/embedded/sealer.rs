@@ -20,6 +20,7 @@ use super::set::SegmentSet;
 use super::shared::Shared;
 use crate::codec::{self, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Begun;
 
 /// How long the sealer waits after a failure, unless another segment is rolled before.
 const RETRY: Duration = Duration::from_secs(30);
@@ -106,8 +107,10 @@ impl Shared {
             let [oldest, _, ..] = &set.journals[..] else {
                 return Ok(());
             };
-            self.seal(&set, oldest)?;
-            self.share_caches()?;
+            let begun = Begun::now();
+            let result = self.seal(&set, oldest).and_then(|()| self.share_caches());
+            self.meters.sealed(begun, result.is_ok());
+            result?;
         }
     }
 

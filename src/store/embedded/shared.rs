@@ -19,6 +19,7 @@ use super::writer::Writer;
 use crate::clock::{Timeline, Timestamp};
 use crate::decision::{self, Command, Context};
 use crate::error::{Error, Result};
+use crate::observe::Meters;
 use crate::record::Record;
 use crate::secret::Secret;
 use crate::store::{Glance, Observer, Rules, Seen};
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     pub(super) segment_bytes: u64,
     pub(super) budget: Budget,
     pub(super) sealing: Sealing,
+    pub(super) meters: Meters,
     /// After a step of the wall clock nothing is unlinked for one sweep interval.
     pub(super) sweep_not_before: Timestamp,
     pub(super) clock_step: Option<Duration>,

@@ -16,6 +16,7 @@ use super::view::{Current, Publication};
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Begun;
 use crate::record::Stored;
 use crate::secret::Digest;
 use crate::store::{Observed, Request, Seen, unavailable};
@@ -203,7 +204,11 @@ impl Writer {
     /// Commits the batch, publishes it, tells the waiters, and only then answers.
     fn commit(&mut self) -> Result<()> {
         if !self.batch.publications.is_empty() {
+            let begun = Begun::now();
             self.active.append(self.batch.entries())?;
+            let entries = self.batch.publications.len();
+            let meters = &self.shared.meters;
+            meters.committed(begun, entries, || self.shared.lanes.queued());
             self.publish();
         }
         for (answer, verdict) in self.batch.answers.drain(..) {

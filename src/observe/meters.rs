@@ -1,0 +1,251 @@
+//! The metrics of one engine, by name. docs/OBSERVABILITY.md lists them for users.
+
+use super::recorder::{Counter, Gauge, Histogram, Moment, counter, counts, gauge, seconds};
+
+/// The handles of one engine's metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Meters {
+    verdicts: Verdicts,
+    takeovers: Counter,
+    completions: Counter,
+    releases: Counter,
+    commit_seconds: Histogram,
+    commit_entries: Histogram,
+    queued: Gauge,
+    waiters: Gauge,
+    in_flight: Gauge,
+    live_keys: Gauge,
+    segments: Gauge,
+    unsealed: Gauge,
+    disk_bytes: Gauge,
+    sweeps: Counter,
+    failed_sweeps: Counter,
+    swept_records: Counter,
+    sweep_seconds: Histogram,
+    seal_seconds: Histogram,
+    failed_seals: Counter,
+    cache_hits: Counter,
+    cache_misses: Counter,
+}
+
+/// How often a begin has ended in which way.
+#[derive(Clone, Debug)]
+struct Verdicts {
+    proceed: Counter,
+    replay: Counter,
+    conflict: Counter,
+    in_flight: Counter,
+    error: Counter,
+}
+
+/// What an engine holds at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Levels {
+    pub(crate) in_flight: u64,
+    pub(crate) live_keys: u64,
+    pub(crate) segments: u64,
+    pub(crate) sealed_segments: u64,
+    pub(crate) disk_bytes: u64,
+}
+
+/// When a piece of work began; nothing if nobody wants to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begun(Moment);
+
+impl Begun {
+    pub(crate) fn now() -> Self {
+        Self(Moment::now())
+    }
+}
+
+/// A caller that waits.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a>(&'a Gauge);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lower();
+    }
+}
+
+/// How a begin or a completion has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Proceed { attempt: u32 },
+    Completed { attempt: u32 },
+    Replay,
+    Conflict,
+    InFlight,
+    Error,
+}
+
+impl Meters {
+    /// The handles, from the recorder that is installed at this moment.
+    pub(crate) fn new(engine: &str) -> Self {
+        let plain = |name, about| counter(name, engine, None, about);
+        Self {
+            verdicts: Verdicts::new(engine),
+            takeovers: plain(
+                "onceward_takeovers_total",
+                "Grants of a second or later attempt: an earlier one was abandoned.",
+            ),
+            completions: plain("onceward_completions_total", "Replies that were kept."),
+            releases: plain(
+                "onceward_releases_total",
+                "Keys that were released by their guard.",
+            ),
+            commit_seconds: seconds(
+                "onceward_commit_seconds",
+                engine,
+                "How long a commit to the disk took.",
+            ),
+            commit_entries: counts(
+                "onceward_commit_entries",
+                engine,
+                "How many entries shared a commit.",
+            ),
+            queued: gauge(
+                "onceward_queued",
+                engine,
+                "Commands that wait for the writer.",
+            ),
+            waiters: gauge(
+                "onceward_waiters",
+                engine,
+                "Callers that wait for another attempt.",
+            ),
+            in_flight: gauge(
+                "onceward_in_flight",
+                engine,
+                "Attempts that were granted and not settled.",
+            ),
+            live_keys: gauge("onceward_live_keys", engine, "Keys that have a record."),
+            segments: gauge("onceward_segments", engine, "Segments on the disk."),
+            unsealed: gauge(
+                "onceward_unsealed_segments",
+                engine,
+                "Segments that are not sealed yet, the active one included.",
+            ),
+            disk_bytes: gauge(
+                "onceward_disk_bytes",
+                engine,
+                "The size of all segment files.",
+            ),
+            sweeps: plain("onceward_sweeps_total", "Sweeps that ended well."),
+            failed_sweeps: plain("onceward_failed_sweeps_total", "Sweeps that failed."),
+            swept_records: plain("onceward_swept_records_total", "Records that were swept."),
+            sweep_seconds: seconds("onceward_sweep_seconds", engine, "How long a sweep took."),
+            seal_seconds: seconds(
+                "onceward_seal_seconds",
+                engine,
+                "How long it took to seal a segment.",
+            ),
+            failed_seals: plain("onceward_failed_seals_total", "Seals that failed."),
+            cache_hits: plain(
+                "onceward_replay_cache_hits_total",
+                "Looks that found their reply in the replay cache; a conflict looks twice.",
+            ),
+            cache_misses: plain(
+                "onceward_replay_cache_misses_total",
+                "Looks that had to read the disk.",
+            ),
+        }
+    }
+
+    pub(crate) fn ended(&self, ending: Ending) {
+        let verdicts = &self.verdicts;
+        match ending {
+            Ending::Proceed { attempt } => {
+                verdicts.proceed.add(1);
+                if attempt > 1 {
+                    self.takeovers.add(1);
+                }
+            }
+            Ending::Completed { .. } => self.completions.add(1),
+            Ending::Replay => verdicts.replay.add(1),
+            Ending::Conflict => verdicts.conflict.add(1),
+            Ending::InFlight => verdicts.in_flight.add(1),
+            Ending::Error => verdicts.error.add(1),
+        }
+    }
+
+    pub(crate) fn released(&self) {
+        self.releases.add(1);
+    }
+
+    /// Notes a commit that has just ended, and what waits behind it.
+    pub(crate) fn committed(&self, begun: Begun, entries: usize, queued: impl FnOnce() -> u64) {
+        self.commit_seconds.note_since(begun.0);
+        self.commit_entries.note(entries);
+        if cfg!(feature = "metrics") {
+            self.queued.put(queued());
+        }
+    }
+
+    /// Counts a caller that waits, until what this gives is dropped.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.waiters.raise();
+        Waiting(&self.waiters)
+    }
+
+    /// Notes what an engine holds. Nobody is asked if nobody wants to know.
+    pub(crate) fn holds(&self, levels: impl FnOnce() -> Levels) {
+        if !cfg!(feature = "metrics") {
+            return;
+        }
+        let levels = levels();
+        self.in_flight.put(levels.in_flight);
+        self.live_keys.put(levels.live_keys);
+        self.segments.put(levels.segments);
+        self.unsealed
+            .put(levels.segments.saturating_sub(levels.sealed_segments));
+        self.disk_bytes.put(levels.disk_bytes);
+    }
+
+    pub(crate) fn swept(&self, begun: Begun, records: Option<u64>) {
+        match records {
+            Some(records) => {
+                self.sweeps.add(1);
+                self.swept_records.add(records);
+            }
+            None => self.failed_sweeps.add(1),
+        }
+        self.sweep_seconds.note_since(begun.0);
+    }
+
+    pub(crate) fn sealed(&self, begun: Begun, is_ok: bool) {
+        if is_ok {
+            self.seal_seconds.note_since(begun.0);
+        } else {
+            self.failed_seals.add(1);
+        }
+    }
+
+    pub(crate) fn found_in_cache(&self) {
+        self.cache_hits.add(1);
+    }
+
+    pub(crate) fn read_from_disk(&self) {
+        self.cache_misses.add(1);
+    }
+}
+
+impl Verdicts {
+    fn new(engine: &str) -> Self {
+        let of = |verdict| {
+            counter(
+                "onceward_begins_total",
+                engine,
+                Some(("verdict", verdict)),
+                "Begins by their outcome; replay, conflict and in_flight are suppressed duplicates.",
+            )
+        };
+        Self {
+            proceed: of("proceed"),
+            replay: of("replay"),
+            conflict: of("conflict"),
+            in_flight: of("in_flight"),
+            error: of("error"),
+        }
+    }
+}
