@@ -6,16 +6,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use redb::backends::FileBackend;
-use redb::{
-    Database, ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
-};
+use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 
 use super::blob::{self, Run};
 use super::edge::redb_call;
 use super::folder::Folder;
 use super::index::{Checkpoint, Index};
-use super::journal_file::JournalFile;
+use super::journal_file::{JournalFile, OnRepair};
 use super::manifest::{RolledRow, SegmentContent};
 use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
@@ -57,19 +54,16 @@ impl Journal {
     ) -> Result<Self> {
         let file = Folder::create_file(path)?;
         let header_bytes = codec::encode_sealed(&tally.header)?;
-        let database = redb_call(WHAT, || {
-            let database = Database::builder()
-                .set_cache_size(cache_bytes)
-                .create_with_backend(FileBackend::new(file)?)?;
-            let transaction = database.begin_write()?;
+        let file = redb_call(WHAT, || {
+            let file = JournalFile::create(file, cache_bytes)?;
+            let transaction = file.begin_write()?;
             transaction
                 .open_table(HEADER)?
                 .insert((), &header_bytes[..])?;
             transaction.open_table(JOURNAL)?;
             transaction.commit()?;
-            Ok(database)
+            Ok(file)
         })?;
-        let file = JournalFile::Writable(database);
         Ok(Self::new(tally, opened_at, file))
     }
 
@@ -80,10 +74,10 @@ impl Journal {
         opened_at: Timestamp,
         rolled: Option<RolledRow>,
         cache_bytes: usize,
-        progress: Arc<dyn Fn(u64) + Send + Sync>,
+        on_repair: OnRepair,
     ) -> Result<Self> {
         let (file, found) = redb_call(WHAT, || {
-            let file = JournalFile::open(path, rolled.is_some(), cache_bytes, progress)?;
+            let file = JournalFile::open(path, rolled.is_some(), cache_bytes, on_repair)?;
             let table = file.begin_read()?.open_table(HEADER)?;
             let found = table.get(())?.map(|row| row.value().to_vec());
             Ok((file, found.unwrap_or_default()))
@@ -107,8 +101,8 @@ impl Journal {
     pub(super) fn is_blank(path: &Path, cache_bytes: usize) -> Result<bool> {
         let holds_something = redb_call(WHAT, || {
             let file = JournalFile::open(path, false, cache_bytes, Arc::new(|_| {}))?;
-            let journal = file.begin_read()?.open_table(JOURNAL)?;
-            Ok(journal.len()? > 0)
+            let rows = file.begin_read()?.open_table(JOURNAL)?;
+            Ok(rows.len()? > 0)
         });
         match holds_something {
             Ok(holds_something) => Ok(!holds_something),
@@ -139,11 +133,8 @@ impl Journal {
 
     /// Appends entries in one durable commit. On an error it is unclear whether they are there.
     pub(super) fn append<'a>(&self, entries: impl Iterator<Item = (u64, &'a [u8])>) -> Result<()> {
-        let JournalFile::Writable(database) = &self.file else {
-            unreachable!("only the active segment is appended to");
-        };
         redb_call(WHAT, || {
-            let transaction = database.begin_write()?;
+            let transaction = self.file.begin_write()?;
             {
                 let mut table = transaction.open_table(JOURNAL)?;
                 let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded)?;
@@ -168,11 +159,11 @@ impl Journal {
     /// Ends the journal: a last commit saves redb's allocator state, so that no open has to repair the
     /// file, and readers get a standing view.
     pub(super) fn finish(&self) -> Result<()> {
-        let JournalFile::Writable(database) = &self.file else {
+        if !self.file.is_writable() {
             return Ok(());
-        };
+        }
         redb_call(WHAT, || {
-            let mut transaction = database.begin_write()?;
+            let mut transaction = self.file.begin_write()?;
             transaction.set_quick_repair(true);
             transaction.commit()?;
             Ok(())
@@ -265,9 +256,9 @@ impl Journal {
 
     /// Writes the index into the file, so that the next open needn't rebuild it.
     pub(super) fn write_checkpoint(&self) -> Result<()> {
-        let JournalFile::Writable(database) = &self.file else {
+        if !self.file.is_writable() {
             return Ok(());
-        };
+        }
         let checkpoint = Checkpoint {
             entries: self.entries(),
             entry_bytes: self.entry_bytes(),
@@ -277,7 +268,7 @@ impl Journal {
         };
         let bytes = checkpoint.to_bytes();
         redb_call(WHAT, || {
-            let transaction = database.begin_write()?;
+            let transaction = self.file.begin_write()?;
             blob::write(&mut transaction.open_table(RUNS)?, Run::Checkpoint, &bytes)?;
             transaction.commit()?;
             Ok(())

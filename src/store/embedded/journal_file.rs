@@ -1,25 +1,37 @@
 //! A journal's file: written to while its segment is active, only read once it is rolled.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use redb::{
     Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, TransactionError,
+    WriteTransaction,
 };
+
+use super::growing_file::GrowingFile;
 
 pub(super) enum JournalFile {
     Writable(Database),
     ReadOnly(ReadOnlyDatabase),
 }
 
+/// Is told how many thousandths of a repair are done.
+pub(super) type OnRepair = Arc<dyn Fn(u64) + Send + Sync>;
+
 impl JournalFile {
+    /// Makes a database of an empty file.
+    pub(super) fn create(file: File, cache_bytes: usize) -> Result<Self, redb::Error> {
+        Self::writable(file, cache_bytes, Arc::new(|_| {}))
+    }
+
     /// A rolled segment that was closed cleanly is opened read-only, which writes nothing. Everything else
-    /// is repaired first if it has to be; `progress` is told how many thousandths of that are done.
+    /// is repaired first if it has to be.
     pub(super) fn open(
         path: &Path,
         is_rolled: bool,
         cache_bytes: usize,
-        progress: Arc<dyn Fn(u64) + Send + Sync>,
+        on_repair: OnRepair,
     ) -> Result<Self, redb::Error> {
         if is_rolled {
             match Database::builder()
@@ -31,11 +43,31 @@ impl JournalFile {
                 Err(error) => return Err(error.into()),
             }
         }
+        let file = File::options().read(true).write(true).open(path)?;
+        if file.metadata()?.len() == 0 {
+            // redb would begin a new database in it.
+            return Err(redb::Error::Io(std::io::ErrorKind::InvalidData.into()));
+        }
+        Self::writable(file, cache_bytes, on_repair)
+    }
+
+    fn writable(file: File, cache_bytes: usize, on_repair: OnRepair) -> Result<Self, redb::Error> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
-            .set_repair_callback(move |repair| progress(thousandths(repair.progress())))
-            .open(path)?;
+            .set_repair_callback(move |repair| on_repair(thousandths(repair.progress())))
+            .create_with_backend(GrowingFile::new(file)?)?;
         Ok(Self::Writable(database))
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        matches!(self, Self::Writable(_))
+    }
+
+    pub(super) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
+        match self {
+            Self::Writable(database) => Ok(database.begin_write()?),
+            Self::ReadOnly(_) => unreachable!("only the active segment is written to"),
+        }
     }
 
     pub(super) fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {

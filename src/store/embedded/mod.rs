@@ -12,6 +12,7 @@ mod edge;
 mod export;
 mod filter;
 mod folder;
+mod growing_file;
 mod index;
 mod journal;
 mod journal_file;
@@ -88,13 +89,7 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) struct Embedded {
     shared: Arc<Shared>,
-    threads: Mutex<Threads>,
-}
-
-#[derive(Debug, Default)]
-struct Threads {
-    writer: Option<JoinHandle<()>>,
-    sealer: Option<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Embedded {
@@ -148,40 +143,30 @@ impl Embedded {
             shared: Arc::clone(&shared),
             threads: Mutex::default(),
         };
-        let threads = {
+        let sealer = {
             let shared = Arc::clone(&shared);
-            Threads {
-                sealer: Some(start("onceward-sealer", move || {
-                    shared.seal_until_stopped(&woken);
-                })?),
-                writer: None,
-            }
+            move || shared.seal_until_stopped(&woken)
         };
-        *store.threads.lock() = threads;
-        // If the second thread can't be started, the first one is stopped.
-        let writer = start("onceward-writer", move || shared.work(writer));
-        match writer {
-            Ok(writer) => store.threads.lock().writer = Some(writer),
-            Err(error) => {
-                drop(store.close());
-                return Err(error);
-            }
+        let started = store
+            .start_thread("onceward-sealer", sealer)
+            .and_then(|()| store.start_thread("onceward-writer", move || shared.work(writer)));
+        if let Err(error) = started {
+            // Ends the threads that were started.
+            drop(store.close());
+            return Err(error);
         }
         Ok(store)
     }
-}
 
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map_err(|error| {
-            Error::with_source(
-                ErrorKind::Io,
-                "a thread of the store can't be started",
-                error,
-            )
-        })
+    fn start_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(work).map_err(|error| {
+            let message = "a thread of the store can't be started";
+            Error::with_source(ErrorKind::Io, message, error)
+        })?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
 }
 
 impl Store for Embedded {
@@ -293,9 +278,9 @@ impl Store for Embedded {
         self.shared.condition.close();
         self.shared.lanes.job(Job::Stop);
         self.shared.sealing.stop();
-        for thread in [threads.writer.take(), threads.sealer.take()] {
+        for thread in threads.drain(..) {
             // A thread that panicked has left the store as a crash would.
-            drop(thread.map(JoinHandle::join));
+            drop(thread.join());
         }
         self.shared.lanes.clear();
         self.shared.close_files()
