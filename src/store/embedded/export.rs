@@ -94,7 +94,7 @@ impl Export {
         let stored = entry
             .into_stored()
             .filter(|stored| !decision::is_over(&stored.record, now, on_abandon));
-        if stored.is_none() || set.is_superseded(&digest, id)? {
+        if stored.is_none() || set.is_superseded(digest.short(), id)? {
             return Ok(None);
         }
         Ok(stored)

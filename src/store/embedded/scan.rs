@@ -17,6 +17,7 @@ use crate::codec::{self, JournalEntry, Outline, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::OnAbandon;
 use crate::progress::Stage;
+use crate::record::Record;
 
 /// After how many entries the progress is told.
 const TELL_AFTER: u64 = 1 << 14;
@@ -134,29 +135,30 @@ impl Scan {
         on_abandon: OnAbandon,
     ) -> Result<()> {
         let set = &self.set;
-        let restore = |id: u64, entry: JournalEntry| -> Result<()> {
-            let (digest, sequence) = (entry.digest, entry.heading.sequence);
-            let Some(stored) = entry.into_stored().map(Arc::new) else {
-                return Ok(());
-            };
-            if is_kept_in_memory(&stored.record, now, on_abandon)
-                && !set.is_superseded(&digest, id)?
-            {
+        let is_kept = |record: &Record| is_kept_in_memory(record, now, on_abandon);
+        let restore = |entry: JournalEntry| {
+            let sequence = entry.heading.sequence;
+            let stored = entry.into_stored().map(Arc::new);
+            if let Some(stored) = stored.filter(|stored| is_kept(&stored.record)) {
                 view.restore(Attempt { stored, sequence });
             }
-            Ok(())
         };
         for sealed in &set.sealed {
             for attempt in sealed.attempts()? {
-                if may_be_needed(attempt.lease_until, now, on_abandon) {
-                    restore(sealed.tally.id(), sealed.attempt(&attempt)?)?;
+                let (short, id) = (attempt.short, sealed.tally.id());
+                if may_be_needed(attempt.lease_until, now, on_abandon)
+                    && !set.is_superseded(short, id)?
+                {
+                    restore(sealed.attempt(&attempt)?);
                 }
             }
         }
         for journal in &set.journals {
-            for (_, slot) in journal.index.slots() {
-                if slot.kind() == SlotKind::InFlight {
-                    restore(journal.tally.id(), journal.read(slot.sequence())?)?;
+            for (short, slot) in journal.index.slots() {
+                if slot.kind() == SlotKind::InFlight
+                    && !set.is_superseded(short, journal.tally.id())?
+                {
+                    restore(journal.read(slot.sequence())?);
                 }
             }
         }

@@ -160,15 +160,11 @@ impl Sealed {
 
     /// Whether an entry of the key is here, damaged or not.
     pub(super) fn has(&self, short: u128) -> Result<bool> {
-        let prefix = block::prefix(short);
-        for at in block::candidates(&self.fences, prefix) {
-            if self.with_block(at as u64, |block| {
-                Ok(block.with_prefix(prefix).next().is_some())
-            })? {
-                return Ok(self.may_hold(short));
-            }
+        match self.find_short(short) {
+            // No entry of another key is looked at, unless half of its digest is the same.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
+            found => Ok(found?.is_some()),
         }
-        Ok(false)
     }
 
     /// The entry in these bytes, unless it is of another key with the same prefix.

@@ -18,9 +18,9 @@ use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::Result;
 
-/// How many bytes of blocks go to the disk at a time, so that no sync of the journal's waits long behind
-/// them.
-const COMMIT_BYTES: usize = 2 << 20;
+/// How many bytes of blocks go to the disk at a time. While they do, the journal's commits wait for the
+/// disk, and each caller is held up once: many small commits would hold up more of them than few larger ones.
+const COMMIT_BYTES: usize = 4 << 20;
 
 /// Writes a sealed segment. Until [`finish`](SealedWriter::finish) has returned, the file is worth nothing.
 pub(super) struct SealedWriter {
@@ -30,7 +30,7 @@ pub(super) struct SealedWriter {
     fences: Vec<u64>,
     /// Blocks that are not written yet.
     packed: Vec<Packed>,
-    attempts: Vec<u8>,
+    attempts: Vec<SealedAttempt>,
     keys: u64,
 }
 
@@ -72,7 +72,12 @@ impl SealedWriter {
 
     /// Notes that the entry that was just added is an attempt in flight.
     pub(super) fn note_attempt(&mut self, attempt: SealedAttempt) {
-        self.attempts.extend_from_slice(&attempt.to_bytes());
+        self.attempts.push(attempt);
+    }
+
+    /// Forgets the attempts that have ended since.
+    pub(super) fn retain_attempts(&mut self, is_in_flight: impl Fn(&SealedAttempt) -> bool) {
+        self.attempts.retain(is_in_flight);
     }
 
     fn write_blocks(&mut self) -> Result<()> {
@@ -118,13 +123,15 @@ impl SealedWriter {
             .iter()
             .flat_map(|fence| fence.to_le_bytes())
             .collect();
+        let attempts = self.attempts.iter().flat_map(|attempt| attempt.to_bytes());
+        let attempts: Vec<u8> = attempts.collect();
         redb_call(WHAT, || {
             let transaction = self.file.begin_write()?;
             {
                 let mut runs = transaction.open_table(RUNS)?;
                 blob::write(&mut runs, Run::Filter, &self.filter.to_bytes())?;
                 blob::write(&mut runs, Run::Fences, &fences)?;
-                blob::write(&mut runs, Run::Attempts, &self.attempts)?;
+                blob::write(&mut runs, Run::Attempts, &attempts)?;
                 transaction.open_table(HEADER)?.insert((), &header[..])?;
             }
             transaction.commit()?;

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
@@ -24,6 +24,10 @@ use crate::observe::Begun;
 
 /// How long the sealer waits after a failure, unless another segment is rolled before.
 const RETRY: Duration = Duration::from_secs(30);
+/// How many entries are copied between two pauses: about a millisecond's work.
+const AT_ONCE: usize = 256;
+/// A close waits for a pause to end.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The way to the sealer's thread.
 #[derive(Debug)]
@@ -150,15 +154,22 @@ impl Shared {
 
     /// Writes the newest entry of each key of a journal into a file, opens that, and tries it.
     fn write_sealed(&self, path: &Path, set: &SegmentSet, journal: &Journal) -> Result<Sealed> {
-        let mut slots = Self::wanted_slots(set, journal);
+        let newer = &set.journals[1..];
+        let mut slots = wanted_slots(set, journal);
         slots.sort_unstable_by_key(|(short, _)| *short);
         let cache_bytes = self.budget.writable();
         let mut writer = SealedWriter::create(path, slots.len(), cache_bytes)?;
         let mut entry = Vec::new();
-        for slot in &slots {
+        for slots in slots.chunks(AT_ONCE) {
             self.sealing.check()?;
-            copy_entry(journal, *slot, &mut entry, &mut writer)?;
+            let begun = Instant::now();
+            for slot in slots {
+                copy_entry(journal, *slot, &mut entry, &mut writer)?;
+            }
+            self.pause(begun.elapsed());
         }
+        // Most of those that were in flight when the segment was rolled have ended meanwhile.
+        writer.retain_attempts(|attempt| !is_superseded(newer, attempt.short));
         let Some(rolled) = journal.rolled() else {
             unreachable!("only rolled segments are sealed");
         };
@@ -177,16 +188,13 @@ impl Shared {
         Ok(sealed)
     }
 
-    /// The slots whose entries go into the sealed file. An entry that a newer segment supersedes is never
-    /// looked for; a removal is needed only while an older segment may hold its key.
-    fn wanted_slots(set: &SegmentSet, journal: &Journal) -> Vec<(u128, Slot)> {
-        let newer = &set.journals[1..];
-        let is_wanted = |(short, slot): &(u128, Slot)| {
-            let is_superseded = newer.iter().any(|newer| newer.index.get(*short).is_some());
-            let hides_nothing = slot.kind() == SlotKind::Removed && !set.may_be_sealed(*short, 0);
-            !is_superseded && !hides_nothing
-        };
-        journal.index.slots().filter(is_wanted).collect()
+    /// Lets others have the processor and the disk for twice as long as the last piece of work took, unless
+    /// segments are rolled faster than they are sealed.
+    fn pause(&self, worked: Duration) {
+        let is_behind = self.view.segments().journals.len() > 2;
+        if !is_behind {
+            std::thread::sleep((2 * worked).min(LONGEST_PAUSE));
+        }
     }
 
     /// Opens the sealed segments anew, if their number has made their share of the page caches another.
@@ -215,6 +223,21 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// The slots whose entries go into the sealed file. An entry that a newer segment supersedes is never
+/// looked for; a removal is needed only while an older segment may hold its key.
+fn wanted_slots(set: &SegmentSet, journal: &Journal) -> Vec<(u128, Slot)> {
+    let newer = &set.journals[1..];
+    let is_wanted = |(short, slot): &(u128, Slot)| {
+        let hides_nothing = slot.kind() == SlotKind::Removed && !set.may_be_sealed(*short, 0);
+        !is_superseded(newer, *short) && !hides_nothing
+    };
+    journal.index.slots().filter(is_wanted).collect()
+}
+
+fn is_superseded(newer: &[Arc<Journal>], short: u128) -> bool {
+    newer.iter().any(|newer| newer.index.get(short).is_some())
 }
 
 /// Copies the bytes of one entry as they are. What is damaged stays so, and is reported when it is read.

@@ -154,13 +154,17 @@ impl SegmentSet {
     }
 
     /// Whether a segment with a higher number than `id` has an entry of the key.
-    pub(super) fn is_superseded(&self, digest: &Digest, id: u64) -> Result<bool> {
-        let short = digest.short();
+    pub(super) fn is_superseded(&self, short: u128, id: u64) -> Result<bool> {
         let newer = self.journals.iter().rev();
         let mut newer = newer.take_while(|journal| journal.tally.id() > id);
         if newer.any(|journal| journal.index.get(short).is_some()) {
             return Ok(true);
         }
-        Ok(self.read_sealed(digest, id)?.is_some())
+        for sealed in self.sealed_above(id) {
+            if sealed.may_hold(short) && sealed.find_short(short)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

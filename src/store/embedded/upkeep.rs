@@ -147,7 +147,7 @@ impl Shared {
                 return Ok(());
             };
             let is_over = decision::is_over(&stored.record, now, self.rules.on_abandon);
-            if is_over || set.is_superseded(&digest, oldest.id())? {
+            if is_over || set.is_superseded(digest.short(), oldest.id())? {
                 return Ok(());
             }
             wanted(Carried { sequence, stored })

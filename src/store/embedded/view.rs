@@ -189,7 +189,7 @@ impl View {
             return Ok(newest == sequence);
         }
         match set.holding(sequence) {
-            Some(tally) => Ok(!set.is_superseded(digest, tally.id())?),
+            Some(tally) => Ok(!set.is_superseded(short, tally.id())?),
             None => Ok(false),
         }
     }
