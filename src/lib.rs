@@ -113,6 +113,10 @@ pub mod middleware;
 #[doc = include_str!("../docs/DESIGN.md")]
 pub mod design {}
 
+#[cfg(doc)]
+#[doc = include_str!("../docs/OBSERVABILITY.md")]
+pub mod observability {}
+
 mod clock;
 mod codec;
 mod decision;

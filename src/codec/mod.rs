@@ -198,6 +198,11 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     XxHash3_64::oneshot(bytes).to_le_bytes()
 }
 
+/// The checksum of bytes that only count in one place, which has this number.
+pub(crate) fn numbered_checksum(number: u64, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    XxHash3_64::oneshot_with_seed(number, bytes).to_le_bytes()
+}
+
 fn undecodable(what: &str, error: bincode::error::DecodeError) -> Error {
     let message = format!("{what} can't be decoded; restore the folder from a backup");
     Error::with_source(ErrorKind::Corrupt, message, error)

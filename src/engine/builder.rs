@@ -149,9 +149,11 @@ impl Builder {
         self
     }
 
-    /// The budget of all page caches together: 1 MiB to 1 TiB; 64 MiB by default. Each segment's file
-    /// gets a thirty-second of it when it is opened, so that the sum goes beyond the budget only with
-    /// more than 32 segments.
+    /// The budget of all page caches together: 1 MiB to 1 TiB; 64 MiB by default.
+    ///
+    /// Half of it goes to the sealed segments, which are opened anew with other shares when their number changes much; an
+    /// eighth to each journal. No segment gets less than 32 KiB, so that the smallest budgets are exceeded with many
+    /// segments.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
         self
@@ -168,7 +170,8 @@ impl Builder {
     /// A request writes two, its grant and its completion.
     ///
     /// Together with [`segment_bytes`](Builder::segment_bytes) this bounds what an open after a crash
-    /// has to repair. A segment also rolls after a twenty-fourth of the retention.
+    /// has to repair and to read, and the memory of the index. A segment also rolls after a twenty-fourth of the
+    /// retention. While sealing is behind, it goes on to at most twice its size.
     pub fn segment_entries(mut self, entries: u64) -> Self {
         self.segment_entries = entries;
         self
@@ -212,8 +215,8 @@ impl Builder {
         self
     }
 
-    /// Is told how far [`open`](Builder::open) has got, in the thread that opens: when it repairs and indexes
-    /// what a crash has left, and when it opens sealed segments.
+    /// Is told how far [`open`](Builder::open) has got: when it repairs and indexes what a crash has left, and when it
+    /// opens sealed segments. It is called by the thread that opens and by one that helps it, maybe at once.
     pub fn on_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = OnProgress(Arc::new(tell));
         self
@@ -221,7 +224,8 @@ impl Builder {
 
     /// Opens the engine of a folder, and makes the folder if there is none. Its parent has to exist.
     ///
-    /// Waits for the disk: after a crash, as long as it takes to repair and index what was written.
+    /// Waits for the disk: after a crash, as long as it takes to repair and index what wasn't sealed yet, which
+    /// [`on_progress`](Builder::on_progress) tells of.
     ///
     /// # Errors
     ///

@@ -163,7 +163,8 @@ impl Engine {
     /// # Errors
     ///
     /// [`ErrorKind::Io`] or [`ErrorKind::Corrupt`] if a file couldn't be closed cleanly. Everything that
-    /// was acknowledged is on the disk all the same; the next open takes longer.
+    /// was acknowledged is on the disk all the same; the next open writes the newest segment anew before it
+    /// answers from it.
     pub fn close(self) -> Result<()> {
         self.core.shut_down()
     }

@@ -18,7 +18,8 @@ pub struct Stats {
     pub live_keys: u64,
     /// The limit on `live_keys`.
     pub max_live_keys: u64,
-    /// Attempts that were granted and are not settled, abandoned ones included.
+    /// Attempts that were granted and are not settled. Abandoned ones are counted until about 5 minutes after their
+    /// lease's end, under [`Hold`](crate::OnAbandon::Hold) for as long as they are held.
     pub in_flight: u64,
     /// Commands that wait for the store's writer, those that wait for room in its queue included.
     pub queued: u64,
@@ -34,7 +35,7 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// What the segments' indexes and filters take in memory, in bytes, about.
     pub index_bytes: u64,
-    /// What the page caches hold, in bytes; at most [`cache_bytes`](crate::Builder::cache_bytes).
+    /// What the page caches hold, in bytes. [`cache_bytes`](crate::Builder::cache_bytes) is the budget.
     pub page_cache_bytes: u64,
     /// What the cache of recent replies holds, in bytes.
     pub replay_cache_bytes: u64,

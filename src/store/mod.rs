@@ -42,7 +42,7 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// Decides and makes the change durable, then answers. Never blocks.
     fn submit(&self, request: Request, answer: Answer);
 
-    /// Every attempt that was granted and not settled, the abandoned ones included.
+    /// The attempts that were granted and not settled, except those abandoned long ago.
     fn in_flight(&self) -> Vec<Arc<Stored>>;
 
     /// Removes what is over.

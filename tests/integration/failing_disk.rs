@@ -45,6 +45,8 @@ fn a_refused_write_fails_closed_and_loses_nothing_that_was_acknowledged() {
     assert!(acknowledged > 10);
     let first = bench.path().join("segment-0000000001.redb");
     assert!(first.exists());
+    // As if an earlier open had been killed while it wrote the content anew.
+    std::fs::copy(&first, bench.path().join("segment-0000000002.redb")).unwrap();
     let engine = Engine::open(bench.path()).unwrap();
     // What was read back from the failed file was written to a new one before it was trusted.
     assert!(!first.exists());

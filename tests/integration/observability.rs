@@ -134,7 +134,7 @@ mod spans {
     use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
     use super::Bench;
-    use crate::support::{granted, in_flight, key, replayed};
+    use crate::support::{completed, granted, in_flight, key, replayed};
 
     /// Keeps the names of all spans with their fields, in the order in which they began.
     #[derive(Clone, Default)]
@@ -173,6 +173,9 @@ mod spans {
     fn begin_and_complete_are_spans_that_say_how_they_ended_and_nothing_of_the_request() {
         let bench = Bench::new();
         let engine = bench.open();
+        // Both call sites are known before the subscriber comes, so that no other test's thread registers them
+        // while it does.
+        completed(&engine, "earlier", "body");
         let kept = Kept::default();
         let subscriber = tracing_subscriber::registry().with(kept.clone());
         tracing::subscriber::with_default(subscriber, || {

@@ -523,3 +523,106 @@ fn sealing_waits_for_nobody_and_nobody_for_it() {
     eventually(|| engine.stats().sealed_segments > 10);
     assert!(engine.verify(|_| {}).unwrap().is_sound());
 }
+
+#[test]
+fn a_flipped_bit_in_a_sealed_block_never_makes_a_key_absent() {
+    let bench = Bench::new();
+    let builder = bench.builder().segment_entries(4).replay_cache_bytes(0);
+    let engine = builder.clone().open(bench.path()).unwrap();
+    for number in 0..2 {
+        completed(&engine, &number.to_string(), "a reply");
+    }
+    eventually(|| engine.stats().sealed_segments == 1);
+    engine.close().unwrap();
+    let path = bench.path().join("sealed-0000000001.redb");
+    let sound = fs::read(&path).unwrap();
+    // The block holds the replies; its list stands before them.
+    let reply = sound.windows(7).position(|window| window == b"a reply");
+    let block = reply.unwrap() / 4_096 * 4_096;
+    for bit in 0..8 * 700 {
+        let mut damaged = sound.clone();
+        damaged[block + bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &damaged).unwrap();
+        let Ok(engine) = builder.clone().open(bench.path()) else {
+            continue;
+        };
+        for number in 0..2 {
+            match engine.begin(&key(number.to_string()), &request()) {
+                Ok(Outcome::Replay(reply)) => assert_eq!(reply.body(), "a reply"),
+                Ok(other) => panic!("bit {bit}: {other:?}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt),
+            }
+        }
+        drop(engine.close());
+    }
+}
+
+#[test]
+fn an_engine_can_be_closed_by_whoever_is_told_of_a_verification() {
+    let bench = Bench::new();
+    let engine = tiny(&bench);
+    for number in 0..9 {
+        completed(&engine, &number.to_string(), "body");
+    }
+    let mut other = Some(engine.clone());
+    let error = engine.verify(|_| {
+        if let Some(other) = other.take() {
+            other.close().unwrap();
+        }
+    });
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// A checkpoint that was written by a close that then didn't reach the manifest.
+#[test]
+fn a_checkpoint_that_the_manifest_knows_nothing_of_is_not_relied_on() {
+    let bench = Bench::new();
+    let engine = bench.open();
+    completed(&engine, "first", "body");
+    engine.close().unwrap();
+    let manifest = bench.path().join("manifest.redb");
+    let opened = {
+        let engine = bench.open();
+        // What an open leaves, before anything is appended.
+        let opened = fs::read(&manifest).unwrap();
+        for number in 0..20 {
+            completed(&engine, &number.to_string(), "body");
+        }
+        bench.clock.advance(RETENTION / 100);
+        completed(&engine, "last", "body");
+        engine.close().unwrap();
+        opened
+    };
+    fs::write(&manifest, opened).unwrap();
+    let engine = bench.open();
+    assert_eq!(engine.stats().live_keys, 22);
+    for number in 0..20 {
+        replayed(&engine, &number.to_string());
+    }
+    replayed(&engine, "last");
+}
+
+#[test]
+fn a_sealed_file_that_is_missing_costs_no_journal() {
+    let bench = Bench::new();
+    let engine = tiny(&bench);
+    completed(&engine, "0", "body");
+    let journal = bench.path().join("segment-0000000001.redb");
+    let kept = bench.path().with_file_name("kept");
+    fs::hard_link(&journal, &kept).unwrap();
+    for number in 1..3 {
+        completed(&engine, &number.to_string(), "body");
+    }
+    eventually(|| engine.stats().sealed_segments == 1);
+    engine.close().unwrap();
+    fs::rename(&kept, &journal).unwrap();
+    let sealed_file = bench.path().join("sealed-0000000001.redb");
+    let bytes = fs::read(&sealed_file).unwrap();
+    fs::remove_file(&sealed_file).unwrap();
+    let error = bench.builder().open(bench.path()).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(journal.exists());
+    fs::write(&sealed_file, bytes).unwrap();
+    replayed(&bench.open(), "0");
+    assert!(!journal.exists());
+}

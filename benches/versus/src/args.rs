@@ -18,6 +18,7 @@ cargo run --release --manifest-path benches/versus/Cargo.toml -- [OPTIONS]
   --slow-sync-ms N    every fsync and fdatasync takes so much longer, the servers' too
   --folder PATH       where the data goes; a disk, and with 25 GB of room for the preloaded keys
   --no-preload        no measurements with 10 million live keys
+  --scale             another table: memory, disk, opening and sweeping at 0.1, 1 and 10 million keys
 ";
 
 const QUICK: Window = Window {
@@ -33,6 +34,9 @@ const FULL: Window = Window {
 pub(crate) enum Mode {
     Quick,
     Full,
+    Scale,
+    /// A step of the scale table, in a process of its own.
+    ScaleStep(Vec<String>),
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +72,8 @@ impl Args {
             };
             match word.as_str() {
                 "--quick" => args.mode = Mode::Quick,
+                "--scale" => args.mode = Mode::Scale,
+                "--scale-step" => args.mode = Mode::ScaleStep(words.by_ref().collect()),
                 "--only" => args.only = Some(kinds(&value()?)?),
                 "--secs" => secs = Some(value()?.parse::<f64>().context("--secs")?),
                 "--rounds" => args.rounds = value()?.parse().context("--rounds")?,

@@ -21,6 +21,7 @@ mod results;
 mod rival;
 mod rivals;
 mod rounds;
+mod scale;
 mod servers;
 mod slow_sync;
 
@@ -63,6 +64,9 @@ fn start() -> Result<()> {
 }
 
 fn run(args: &Args) -> Result<()> {
+    if let Mode::ScaleStep(words) = &args.mode {
+        return scale::run_step(words);
+    }
     let folder = match slow_sync::folder_of_restart() {
         Some(folder) => folder,
         None => WorkFolder::make(args.folder.as_deref())?,
@@ -77,6 +81,11 @@ fn run(args: &Args) -> Result<()> {
         "the syncs were not slowed down: they take {:?}",
         machine.sync
     );
+    if args.mode == Mode::Scale {
+        scale::run(folder.path())?;
+        print!("\n{}", report::machine(&machine)?);
+        return Ok(());
+    }
     let results = measure(args, folder.path())?;
     print!(
         "{}\n{}\n{}",
@@ -109,12 +118,12 @@ fn measure(args: &Args, folder: &Path) -> Result<Results> {
         kinds,
         threads: THREADS.to_vec(),
         tasks: match args.mode {
-            Mode::Quick => Vec::new(),
             Mode::Full => TASKS.to_vec(),
+            _ => Vec::new(),
         },
         replays: match args.mode {
-            Mode::Quick => Vec::new(),
             Mode::Full => Replays::ALL.to_vec(),
+            _ => Vec::new(),
         },
         window: args.window,
         rounds: args.rounds,

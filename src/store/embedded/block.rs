@@ -5,18 +5,21 @@
 //! Each block begins with a list of the entries that begin in it:
 //!
 //! ```text
+//! 8 bytes   checksum of the block's number and the list
 //! 2 bytes   how many entries begin here
 //! 14 bytes  for each: the upper half of its short digest (8), its length (4), where in the rest it begins (2)
 //! …         the rest: what is left of an earlier entry, then the entries
 //! ```
 //!
-//! A block fills two of redb's pages to the byte.
+//! The list has a checksum, because a key that it doesn't name is absent; the entries have their own. A block fills two of redb's pages to the byte.
 
+use crate::codec;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A row's value that makes a leaf of two pages: redb adds 4 bytes for the page, 4 for the value's end and
 /// 8 for the key.
 pub(super) const BLOCK_BYTES: usize = 2 * 4_096 - 16;
+const CHECKSUM_BYTES: usize = 8;
 const COUNT_BYTES: usize = 2;
 const ROW_BYTES: usize = 14;
 /// An entry doesn't begin in less room than this.
@@ -32,8 +35,10 @@ pub(super) fn prefix(short: u128) -> u64 {
 pub(super) struct Packer {
     rows: Vec<u8>,
     rest: Vec<u8>,
-    /// The prefix of the entry that was added last, or of the one that goes on into this block.
+    /// The prefix of the first entry that begins here, or of the one that goes on into this block.
     fence: u64,
+    /// How many blocks were finished.
+    number: u64,
 }
 
 /// A full block, and the least prefix that may be found in it.
@@ -80,15 +85,19 @@ impl Packer {
     }
 
     fn room(&self) -> usize {
-        BLOCK_BYTES - COUNT_BYTES - self.rows.len() - self.rest.len()
+        BLOCK_BYTES - CHECKSUM_BYTES - COUNT_BYTES - self.rows.len() - self.rest.len()
     }
 
     fn finish(&mut self, next_fence: u64) -> Packed {
         let count = u16::try_from(self.rows.len() / ROW_BYTES).unwrap_or(u16::MAX);
         let mut bytes = Vec::with_capacity(BLOCK_BYTES);
+        bytes.extend_from_slice(&[0; CHECKSUM_BYTES]);
         bytes.extend_from_slice(&count.to_le_bytes());
         bytes.append(&mut self.rows);
+        let checksum = codec::numbered_checksum(self.number, &bytes[CHECKSUM_BYTES..]);
+        bytes[..CHECKSUM_BYTES].copy_from_slice(&checksum);
         bytes.append(&mut self.rest);
+        self.number += 1;
         Packed {
             fence: std::mem::replace(&mut self.fence, next_fence),
             bytes,
@@ -114,12 +123,16 @@ pub(super) struct Begun<'a> {
 }
 
 impl<'a> Block<'a> {
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self> {
+    /// Reads the block with this number and checks its list.
+    pub(super) fn parse(number: u64, bytes: &'a [u8]) -> Result<Self> {
         let parse = || {
-            let (count, after) = bytes.split_first_chunk::<COUNT_BYTES>()?;
+            let (checksum, checked) = bytes.split_first_chunk::<CHECKSUM_BYTES>()?;
+            let (count, after) = checked.split_first_chunk::<COUNT_BYTES>()?;
             let count = usize::from(u16::from_le_bytes(*count));
             let (rows, rest) = after.split_at_checked(count * ROW_BYTES)?;
-            Some(Self {
+            let checked = &checked[..COUNT_BYTES + rows.len()];
+            let is_sound = codec::numbered_checksum(number, checked) == *checksum;
+            is_sound.then_some(Self {
                 rows: rows.as_chunks().0,
                 rest,
             })
@@ -203,13 +216,13 @@ mod tests {
     fn find(fences: &[u64], blocks: &[Vec<u8>], prefix: u64) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
         for at in candidates(fences, prefix) {
-            let block = Block::parse(&blocks[at]).unwrap();
+            let block = Block::parse(at as u64, &blocks[at]).unwrap();
             for begun in block.with_prefix(prefix) {
                 let begun = begun.unwrap();
                 let mut whole = begun.bytes.to_vec();
                 let mut next = at + 1;
                 while whole.len() < begun.length {
-                    let block = Block::parse(&blocks[next]).unwrap();
+                    let block = Block::parse(next as u64, &blocks[next]).unwrap();
                     whole.extend_from_slice(block.continuation(begun.length - whole.len()));
                     next += 1;
                 }
@@ -269,16 +282,23 @@ mod tests {
     }
 
     #[test]
-    fn damaged_blocks_are_errors() {
-        assert!(Block::parse(&[]).is_err());
-        assert!(Block::parse(&[1]).is_err());
-        assert!(Block::parse(&[1, 0, 9]).is_err());
-        let mut packer = Packer::default();
-        packer.push(3, &[1; 100], |_| Ok(())).unwrap();
-        let mut bytes = packer.last().unwrap().bytes;
-        bytes[COUNT_BYTES + 12..COUNT_BYTES + 14].copy_from_slice(&500_u16.to_le_bytes());
-        let block = Block::parse(&bytes).unwrap();
-        assert!(block.with_prefix(3).next().unwrap().is_err());
-        assert!(block.entries().next().unwrap().is_err());
+    fn a_flipped_bit_in_a_list_and_a_block_in_anothers_place_are_errors() {
+        let entries: Vec<(u64, Vec<u8>)> = (0..9).map(|at| (at, vec![1; 600])).collect();
+        let (_, blocks) = pack(&entries);
+        let sound = &blocks[0];
+        assert!(Block::parse(0, sound).is_ok());
+        assert!(Block::parse(1, sound).is_err());
+        for bit in 0..8 * (CHECKSUM_BYTES + COUNT_BYTES + 9 * ROW_BYTES) {
+            let mut damaged = sound.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Block::parse(0, &damaged).is_err(), "bit {bit}");
+        }
+        for length in 0..CHECKSUM_BYTES + COUNT_BYTES + 9 * ROW_BYTES {
+            assert!(Block::parse(0, &sound[..length]).is_err());
+        }
+        // What is cut off after the list is missed by whoever reads the entries.
+        let cut = &sound[..sound.len() - 5_000];
+        let entries = Block::parse(0, cut).unwrap().entries();
+        assert!(entries.last().unwrap().is_err());
     }
 }

@@ -9,8 +9,8 @@ const LEAST_SEALED: usize = 8;
 
 /// The bytes of all page caches together.
 ///
-/// An eighth goes to each journal, of which there are at most three (the active one and two that wait to be
-/// sealed), an eighth to the file that is being sealed, and half to the sealed segments.
+/// An eighth goes to each journal, of which there are at most three as long as sealing works (the active one and two
+/// that wait), an eighth to the file that is being sealed, and half to the sealed segments.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget(pub(super) usize);
 

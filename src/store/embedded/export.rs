@@ -110,7 +110,11 @@ impl Cursor {
                     return Ok(None);
                 }
                 *next += 1;
-                sealed.entries_of(*next - 1).map(Some)
+                Ok(Some(match sealed.entries_of(*next - 1) {
+                    // The blocks after it may be sound.
+                    Err(error) if error.kind() == ErrorKind::Corrupt => vec![Err(error)],
+                    entries => entries?,
+                }))
             }
             (Self::Journal(slots), segment) => {
                 let chunk: Vec<_> = slots.by_ref().take(CHUNK).collect();

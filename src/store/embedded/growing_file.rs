@@ -120,3 +120,48 @@ impl StorageBackend for GrowingFile {
         self.backend.query_lock_range(start, end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_never_go_over_what_was_written_and_holes_read_as_zeros() {
+        const LENGTH: usize = 3 << 20;
+        let file = GrowingFile::new(tempfile::tempfile().unwrap()).unwrap();
+        file.set_len(LENGTH as u64).unwrap();
+        let mut model = vec![0_u8; LENGTH];
+        let mut random = 7_usize;
+        for round in 1..2_000_usize {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(round);
+            let page = (random >> 33) % (LENGTH / 4_096);
+            let pages = 1 + round % 3;
+            let (from, to) = (page * 4_096, ((page + pages) * 4_096).min(LENGTH));
+            let bytes = vec![round.to_le_bytes()[0] | 1; to - from];
+            file.write(from as u64, &bytes).unwrap();
+            model[from..to].copy_from_slice(&bytes);
+        }
+        let mut found = vec![1; LENGTH];
+        file.read(0, &mut found).unwrap();
+        assert!(found == model);
+        assert_eq!(file.len().unwrap(), LENGTH as u64);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_and_grows_again_is_zeros_there() {
+        let file = GrowingFile::new(tempfile::tempfile().unwrap()).unwrap();
+        file.set_len(1 << 20).unwrap();
+        file.write(0, &vec![7; 1 << 20]).unwrap();
+        file.set_len(4_096).unwrap();
+        file.set_len(2 << 20).unwrap();
+        file.write(8_192, &[9; 4_096]).unwrap();
+        let mut found = vec![1; 2 << 20];
+        file.read(0, &mut found).unwrap();
+        assert!(found[..4_096].iter().all(|byte| *byte == 7));
+        assert!(found[4_096..8_192].iter().all(|byte| *byte == 0));
+        assert!(found[8_192..12_288].iter().all(|byte| *byte == 9));
+        assert!(found[12_288..].iter().all(|byte| *byte == 0));
+    }
+}

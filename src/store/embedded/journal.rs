@@ -225,17 +225,19 @@ impl Journal {
         })
     }
 
-    /// Gives the rows after `after` up to `last`, in order.
+    /// Gives the rows after `after` up to `last`, in order, but no more than `most` of them. `visit` may not
+    /// run anybody else's code: a panic would be taken for redb's.
     pub(super) fn scan(
         &self,
         after: u64,
         last: u64,
+        most: usize,
         mut visit: impl FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let rows = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
         let range = (Bound::Excluded(after), Bound::Included(last));
         let mut rows = redb_call(WHAT, || Ok(rows.range::<u64>(range)?))?;
-        loop {
+        for _ in 0..most {
             let visited = redb_call(WHAT, || {
                 let row = rows.next().transpose()?;
                 Ok(row.map(|(sequence, bytes)| visit(sequence.value(), bytes.value())))
@@ -245,6 +247,7 @@ impl Journal {
                 Some(visited) => visited?,
             }
         }
+        Ok(())
     }
 
     /// How many rows the file has.
@@ -275,17 +278,23 @@ impl Journal {
         })
     }
 
-    /// Takes over what the last checkpoint says, if there is a sound one: it only saves time.
-    pub(super) fn load_checkpoint(&self) -> Result<()> {
+    /// Takes over what the last checkpoint says, if there is a sound one that covers no entry after `counted_to`:
+    /// the manifest has counted what such a one covers, and it only saves time.
+    pub(super) fn load_checkpoint(&self, counted_to: u64) -> Result<()> {
         let bytes = redb_call(WHAT, || match self.file.begin_read()?.open_table(RUNS) {
-            Ok(runs) => Ok(blob::read(&runs, Run::Checkpoint)?),
+            Ok(runs) => blob::read(&runs, Run::Checkpoint),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
-        })?;
+        });
+        let bytes = match bytes {
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
+            bytes => bytes?,
+        };
         let Some((bytes, true)) = bytes else {
             return Ok(());
         };
-        let Some(checkpoint) = Checkpoint::from_bytes(&bytes) else {
+        let checkpoint = Checkpoint::from_bytes(&bytes);
+        let Some(checkpoint) = checkpoint.filter(|found| found.last_sequence <= counted_to) else {
             return Ok(());
         };
         checkpoint.fill(&self.index);

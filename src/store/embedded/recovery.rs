@@ -55,6 +55,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     remove_orphans(&folder, state, settings)?;
 
     let mut scan = Scan::of(&folder, state, settings)?;
+    remove_sealed_journals(&folder, state)?;
     let highest_time = scan.highest_time.max(Timestamp(state.time_mark_ms));
     let step = Timestamp::of(settings.clock.wall()).since(highest_time);
     let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
@@ -179,38 +180,47 @@ fn mark_open(
     })
 }
 
-/// Removes segment files that the manifest doesn't list: one that was taken off the list before a crash
-/// came, and one that was made and not yet listed. A journal of the latter kind is empty, unless a suspect
-/// segment was being rewritten; if it isn't, the manifest is an older one than the segments, and nothing
-/// is touched. Of a segment that is listed, the kind of file goes that isn't.
+/// Removes files of segments that the manifest doesn't list: one that was taken off the list before a crash
+/// came, one that was made and not yet listed, and what an unfinished seal left. A journal that was made and not
+/// listed is empty, unless it was to take a suspect segment's place; if it isn't, the manifest is an older one
+/// than the segments.
 fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<()> {
     let files = folder.segment_files()?;
     let first = state.segments.first().map_or(0, |row| row.id);
     let next = state.segments.last().map_or(1, |row| row.id + 1);
     for file in &files {
         let row = state.segments.iter().find(|row| row.id == file.id);
-        let is_listed = |kind| row.is_some_and(|row| row.is_sealed == (kind == FileKind::Sealed));
         match file.kind {
             FileKind::UnfinishedSealed => Folder::remove_file(&folder.unfinished_sealed(file.id))?,
-            kind if is_listed(kind) => {}
+            FileKind::Sealed if row.is_some_and(|row| row.is_sealed) => {}
             FileKind::Sealed => {
                 // As long as the journal is there, the sealed file is worth nothing yet.
                 let kind = FileKind::Journal;
                 let journal = SegmentFile { kind, ..*file };
-                let is_spare = file.id < first || (row.is_some() && files.contains(&journal));
-                check_orphan(is_spare)?;
+                check_orphan(file.id < first || (row.is_some() && files.contains(&journal)))?;
                 Folder::remove_file(&folder.sealed(file.id))?;
             }
+            // Those whose sealed file is listed go once that was opened.
+            FileKind::Journal if row.is_some() => {}
             FileKind::Journal => {
                 let path = folder.journal(file.id);
                 let cache_bytes = settings.budget().writable();
                 let is_spare = file.id < first
-                    || row.is_some()
-                    || (file.id == next && Journal::is_blank(&path, cache_bytes)?);
+                    || (file.id == next
+                        && (state.is_suspect || Journal::is_blank(&path, cache_bytes)?));
                 check_orphan(is_spare)?;
                 Folder::remove_file(&path)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Removes the journals whose sealed files have taken their place, and were just opened.
+fn remove_sealed_journals(folder: &Folder, state: &ManifestState) -> Result<()> {
+    let sealed = state.segments.iter().filter(|row| row.is_sealed);
+    for row in sealed {
+        Folder::remove_file(&folder.journal(row.id))?;
     }
     Ok(())
 }

@@ -20,7 +20,9 @@ use crate::progress::Stage;
 use crate::record::Record;
 
 /// After how many entries the progress is told.
-const TELL_AFTER: u64 = 1 << 14;
+const TELL_AFTER: usize = 1 << 14;
+/// No entry is shorter: its digest, its checksum and its page's share alone are as long.
+const LEAST_ENTRY_BYTES: u64 = 64;
 /// From how many entries on two threads read them.
 const READ_BY_TWO: u64 = 1 << 14;
 
@@ -95,15 +97,16 @@ impl Scan {
             settings.budget().writable(),
             Arc::new(move |thousandths| progress.tell(Stage::Repairing, thousandths, 1_000)),
         )?);
-        journal.load_checkpoint()?;
+        journal.load_checkpoint(state.counted_to)?;
         // Entries may take the place of others in the same journal.
         self.set.journals.push(Arc::clone(&journal));
         let rows = journal.rows()?;
         // Mostly there are two entries per key.
         let unread = rows.saturating_sub(journal.entries());
-        journal
-            .index
-            .reserve(usize::try_from(unread / 2).unwrap_or(0));
+        // What the file says of itself isn't checked yet; its length is what it is.
+        let bytes = std::fs::metadata(folder.journal(row.id)).map_or(0, |file| file.len());
+        let keys = (unread / 2).min(bytes / LEAST_ENTRY_BYTES);
+        journal.index.reserve(usize::try_from(keys).unwrap_or(0));
         let tell = || {
             settings
                 .progress
@@ -218,24 +221,26 @@ impl Tail<'_> {
             last: after,
             ..Pass::default()
         };
-        let mut entries = 0_u64;
-        self.journal.scan(after, last, |sequence, bytes| {
-            let outline = codec::outline_at(bytes, sequence)?;
-            if pass.first.is_some() {
-                self.check_next(pass.last, sequence)?;
+        loop {
+            let before = pass.last;
+            self.journal
+                .scan(before, last, TELL_AFTER, |sequence, bytes| {
+                    let outline = codec::outline_at(bytes, sequence)?;
+                    if pass.first.is_some() {
+                        self.check_next(pass.last, sequence)?;
+                    }
+                    pass.first.get_or_insert(sequence);
+                    pass.last = sequence;
+                    pass.highest_time = pass.highest_time.max(outline.heading.written_at);
+                    self.count(&outline);
+                    index(self.journal, &outline, bytes.len());
+                    Ok(())
+                })?;
+            if pass.last == before {
+                return Ok(pass);
             }
-            pass.first.get_or_insert(sequence);
-            pass.last = sequence;
-            pass.highest_time = pass.highest_time.max(outline.heading.written_at);
-            self.count(&outline);
-            index(self.journal, &outline, bytes.len());
-            entries += 1;
-            if entries.is_multiple_of(TELL_AFTER) {
-                (self.tell)();
-            }
-            Ok(())
-        })?;
-        Ok(pass)
+            (self.tell)();
+        }
     }
 
     fn check_first(&self, last: u64, pass: &Pass) -> Result<()> {

@@ -175,7 +175,11 @@ impl Sealed {
         if !(first..=self.header.held.last_sequence).contains(&sequence) {
             return Err(corrupt("holds an entry of another segment"));
         }
-        Ok((entry.digest.short() == short).then_some(entry))
+        let found = entry.digest.short();
+        if block::prefix(found) != block::prefix(short) {
+            return Err(corrupt("lists an entry as another one"));
+        }
+        Ok((found == short).then_some(entry))
     }
 
     /// The whole bytes of an entry that begins in the block `at` with `bytes` and ends in a later one.
@@ -199,7 +203,7 @@ impl Sealed {
         // Worked on inside the call: the bytes are a view of redb's page.
         let result = redb_call(WHAT, || {
             let row = self.blocks.get(at)?;
-            Ok(row.map(|row| Block::parse(row.value()).and_then(work)))
+            Ok(row.map(|row| Block::parse(at, row.value()).and_then(work)))
         })?;
         result.unwrap_or_else(|| Err(corrupt("lacks a block")))
     }

@@ -3,6 +3,7 @@
 //! A crash at any moment leaves the journal or the sealed file listed in the manifest, never neither; the
 //! other one is removed by the next open.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,7 +89,12 @@ impl Shared {
         // What a former process has rolled comes first.
         loop {
             self.sealing.is_at_work.store(true, Ordering::Relaxed);
-            let result = self.seal_all();
+            // A panic is a failure like others: what it left is removed by the next try.
+            let result = catch_unwind(AssertUnwindSafe(|| self.seal_all()));
+            let result = result.unwrap_or_else(|_| {
+                let message = "the sealing of a segment panicked";
+                Err(Error::new(ErrorKind::Unavailable, message))
+            });
             self.sealing.is_at_work.store(false, Ordering::Relaxed);
             if self.sealing.check().is_err() || self.condition.check().is_err() {
                 return;
@@ -177,7 +183,7 @@ impl Shared {
         let cache_bytes = self.budget.sealed(set.sealed.len() + 1);
         let sealed = Sealed::open(path, &journal.tally, *rolled, cache_bytes)?;
         for (short, _) in [slots.first(), slots.last()].into_iter().flatten() {
-            if sealed.has(*short)? {
+            if sealed.may_hold(*short) && sealed.has(*short)? {
                 continue;
             }
             return Err(Error::new(

@@ -11,9 +11,10 @@ use super::budget::Budget;
 use super::condition::Condition;
 use super::folder::Folder;
 use super::lanes::Lanes;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, SegmentContent};
 use super::sealer::Sealing;
 use super::set::SegmentSet;
+use super::tally::Tally;
 use super::view::View;
 use super::writer::Writer;
 use crate::clock::{Timeline, Timestamp};
@@ -87,25 +88,9 @@ impl Shared {
         work(manifest.as_mut().ok_or_else(Error::closed)?)
     }
 
-    /// Notes what the segments hold, so that the next open can tell if it is all there, and needn't read
-    /// the journals.
-    fn note_clean_close(&self, manifest: &mut Manifest, set: &SegmentSet) -> Result<()> {
-        let (Some(active), false) = (set.active(), self.condition.has_failed()) else {
-            return Ok(());
-        };
-        for journal in &set.journals {
-            journal.write_checkpoint()?;
-        }
-        let holds = active.content();
-        let now = self.timeline.now();
-        manifest.update(|state| {
-            state.time_mark_ms = state.time_mark_ms.max(now.0);
-            state.closed_with = Some(holds);
-            state.count(holds.last_sequence, set.tallies());
-        })
-    }
-
     /// Closes every file, once the threads are gone, and lets go of the folder.
+    ///
+    /// The manifest says last that all is well. If something failed, it says that the active segment is suspect.
     pub(super) fn close_files(&self) -> Result<()> {
         // Not held while the files are closed: the sweeper may be waiting for it.
         let taken = self.manifest.lock().take();
@@ -113,21 +98,60 @@ impl Shared {
             return Ok(());
         };
         let set = self.view.set_segments(SegmentSet::default());
-        let mut result = self.note_clean_close(&mut manifest, &set);
-        let SegmentSet { sealed, journals } = once_unshared(set);
-        for sealed in sealed {
-            result = result.and(once_unshared(sealed).close());
+        let has_failed = self.condition.has_failed();
+        let mut result = Ok(());
+        if let (Some(active), false) = (set.active(), has_failed) {
+            result = active.write_checkpoint();
         }
-        for journal in journals {
-            result = result.and(once_unshared(journal).close());
-        }
+        let holds = set.active().map(|active| active.content());
+        let tallies: Vec<Arc<Tally>> = set.tallies().cloned().collect();
+        result = result.and(close_all(set));
+        result = match (&result, holds) {
+            (Ok(()), Some(holds)) if !has_failed => {
+                self.note_clean_close(&mut manifest, holds, &tallies)
+            }
+            (Err(_), _) if !has_failed => {
+                // Why it failed is what the caller is told.
+                drop(manifest.update(|state| state.is_suspect = true));
+                result
+            }
+            _ => result,
+        };
         result = result.and(manifest.close());
         self.folder.unlock();
         result
     }
+
+    /// Notes what the segments hold, so that the next open can tell if it is all there, and needn't read
+    /// what the checkpoint covers.
+    fn note_clean_close(
+        &self,
+        manifest: &mut Manifest,
+        holds: SegmentContent,
+        tallies: &[Arc<Tally>],
+    ) -> Result<()> {
+        let now = self.timeline.now();
+        manifest.update(|state| {
+            state.time_mark_ms = state.time_mark_ms.max(now.0);
+            state.closed_with = Some(holds);
+            state.count(holds.last_sequence, tallies.iter());
+        })
+    }
 }
 
-/// What is shared, once no reader has it any more: a read takes microseconds.
+fn close_all(set: Arc<SegmentSet>) -> Result<()> {
+    let SegmentSet { sealed, journals } = once_unshared(set);
+    let mut result = Ok(());
+    for sealed in sealed {
+        result = result.and(once_unshared(sealed).close());
+    }
+    for journal in journals {
+        result = result.and(once_unshared(journal).close());
+    }
+    result
+}
+
+/// What is shared, once no reader has it any more: none holds it for longer than a few reads take.
 fn once_unshared<T>(mut shared: Arc<T>) -> T {
     loop {
         match Arc::try_unwrap(shared) {

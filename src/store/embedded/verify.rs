@@ -2,6 +2,7 @@
 
 use super::index::Slot;
 use super::journal::Journal;
+use super::manifest::ManifestState;
 use super::sealed::Sealed;
 use super::set::Segment;
 use super::shared::Shared;
@@ -10,113 +11,127 @@ use crate::error::Result;
 use crate::progress::{Progress, Stage};
 use crate::verification::Verification;
 
-/// How many entries are checked between two tellings of the progress, and two looks whether the store is
-/// closed: a close waits for that long.
-const TELL_AFTER: u64 = 1 << 12;
+/// How many blocks, or rows, are checked between two tellings of the progress. A close waits for that long.
+const BLOCKS_AT_ONCE: u64 = 256;
+const ROWS_AT_ONCE: usize = 4_096;
 
 impl Shared {
-    /// Walks through every segment that was there at the beginning.
+    /// Walks through every segment that was there at the beginning. None is held while the progress is told:
+    /// whoever is told may close the engine.
     pub(super) fn verify(&self, tell: &mut dyn FnMut(Progress)) -> Result<Verification> {
         self.condition.check()?;
         let set = self.view.segments();
         let sealed_keys = set.sealed.iter().map(|sealed| sealed.keys());
         let journal_entries = set.journals.iter().map(|journal| journal.entries());
-        let mut walk = Walk {
-            shared: self,
-            found: Verification::default(),
-            total: sealed_keys.chain(journal_entries).sum(),
-            tell,
+        let total = sealed_keys.chain(journal_entries).sum();
+        let ids: Vec<u64> = set.tallies().map(|tally| tally.id()).collect();
+        drop(set);
+        let mut found = Verification::default();
+        for id in ids {
+            let mut place = Place::default();
+            loop {
+                let has_more = self.verify_some(id, &mut place, &mut found)?;
+                tell(Progress::new(Stage::Verifying, found.entries, total));
+                if !has_more {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Goes on in a segment; gives whether there is more of it.
+    fn verify_some(&self, id: u64, place: &mut Place, found: &mut Verification) -> Result<bool> {
+        let set = self.view.segments();
+        // Closing empties the view.
+        self.condition.check()?;
+        let segment = set.segments().find(|segment| segment.id() == id);
+        let Some(segment) = segment else {
+            // It was swept.
+            return Ok(false);
         };
-        for segment in set.segments() {
-            walk.segment(&segment)?;
-        }
-        walk.tell_progress();
-        Ok(walk.found)
-    }
-}
-
-struct Walk<'a> {
-    shared: &'a Shared,
-    found: Verification,
-    total: u64,
-    tell: &'a mut dyn FnMut(Progress),
-}
-
-impl Walk<'_> {
-    fn tell_progress(&mut self) {
-        (self.tell)(Progress::new(
-            Stage::Verifying,
-            self.found.entries,
-            self.total,
-        ));
-    }
-
-    /// Counts an entry that was checked; an error if the store is closed.
-    fn count(&mut self) -> Result<()> {
-        self.found.entries += 1;
-        if self.found.entries.is_multiple_of(TELL_AFTER) {
-            self.tell_progress();
-            self.shared.condition.check()?;
-        }
-        Ok(())
-    }
-
-    fn segment(&mut self, segment: &Segment) -> Result<()> {
-        self.found.segments += 1;
-        let folder = &self.shared.folder;
-        let path = match segment {
-            Segment::Sealed(sealed) => folder.sealed(sealed.tally.id()),
-            Segment::Journal(journal) => folder.journal(journal.tally.id()),
+        let path = match &segment {
+            Segment::Sealed(_) => self.folder.sealed(id),
+            Segment::Journal(_) => self.folder.journal(id),
         };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match segment {
-            Segment::Sealed(sealed) => self.sealed(sealed, &name)?,
-            Segment::Journal(journal) => self.journal(journal, &name)?,
+        let mut walk = Walk { found, file: &name };
+        let has_more = match &segment {
+            Segment::Sealed(sealed) => walk.sealed(sealed, place),
+            Segment::Journal(journal) => walk.journal(journal, place),
+        };
+        if has_more {
+            return Ok(true);
         }
+        found.segments += 1;
         // Looked for before the set, so that one that is replaced meanwhile isn't taken for lost.
-        if !path.exists() && self.shared.view.segments().contains(segment) {
-            self.found.note(
+        if !path.exists() && self.view.segments().contains(&segment) {
+            found.note(
                 &name,
                 "the file was removed from the folder; it goes on as long as the engine is open: export \
                  what is live before you close it",
             );
         }
-        Ok(())
+        Ok(false)
+    }
+}
+
+/// How far a walk has come within a segment.
+#[derive(Debug, Default)]
+struct Place {
+    /// In a journal, after this sequence; up to the second one, which was the last when it began.
+    row: Option<(u64, u64)>,
+    block: u64,
+    keys: u64,
+    last: u128,
+}
+
+/// What is found in one file.
+struct Walk<'a> {
+    found: &'a mut Verification,
+    file: &'a str,
+}
+
+impl Walk<'_> {
+    fn note(&mut self, what: impl Into<String>) {
+        self.found.note(self.file, what);
     }
 
-    fn sealed(&mut self, sealed: &Sealed, file: &str) -> Result<()> {
-        let (mut keys, mut last) = (0, 0);
-        for block in 0..sealed.blocks() {
-            let entries = match sealed.entries_of(block) {
-                Ok(entries) => entries,
-                Err(error) => {
-                    self.found.note(file, error.to_string());
-                    continue;
-                }
-            };
-            for entry in entries {
-                self.count()?;
-                keys += 1;
-                match entry {
-                    Err(error) => self.found.note(file, error.to_string()),
-                    Ok(entry) => self.sealed_entry(sealed, &entry, &mut last, file),
+    fn sealed(&mut self, sealed: &Sealed, place: &mut Place) -> bool {
+        let end = sealed.blocks().min(place.block + BLOCKS_AT_ONCE);
+        for block in place.block..end {
+            match sealed.entries_of(block) {
+                Err(error) => self.note(error.to_string()),
+                Ok(entries) => {
+                    for entry in entries {
+                        self.found.entries += 1;
+                        place.keys += 1;
+                        match entry {
+                            Err(error) => self.note(error.to_string()),
+                            Ok(entry) => self.sealed_entry(sealed, &entry, &mut place.last),
+                        }
+                    }
                 }
             }
         }
-        if keys != sealed.keys() {
-            let what = format!(
-                "it holds {keys} keys where its header says {}; restore the folder from a backup",
+        place.block = end;
+        if end < sealed.blocks() {
+            return true;
+        }
+        if place.keys != sealed.keys() {
+            self.note(format!(
+                "it holds {} keys where its header says {}; restore the folder from a backup",
+                place.keys,
                 sealed.keys()
-            );
-            self.found.note(file, what);
+            ));
         }
         if let Err(error) = sealed.attempts() {
-            self.found.note(file, error.to_string());
+            self.note(error.to_string());
         }
-        Ok(())
+        false
     }
 
-    fn sealed_entry(&mut self, sealed: &Sealed, entry: &JournalEntry, last: &mut u128, file: &str) {
+    fn sealed_entry(&mut self, sealed: &Sealed, entry: &JournalEntry, last: &mut u128) {
         let short = entry.digest.short();
         let is_in_order = *last < short || *last == 0;
         *last = short;
@@ -124,19 +139,25 @@ impl Walk<'_> {
         let found = sealed.find(&entry.digest);
         let is_found = found.is_ok_and(|found| found.as_ref() == Some(entry));
         if !is_in_order || !is_found || !sealed.may_hold(short) {
-            self.found.note(
-                file,
+            self.note(
                 "an entry stands where no look-up finds it; restore the folder from a backup",
             );
         }
     }
 
-    fn journal(&mut self, journal: &Journal, file: &str) -> Result<()> {
+    fn journal(&mut self, journal: &Journal, place: &mut Place) -> bool {
         // What is appended meanwhile isn't looked at.
-        let last = journal.last_sequence();
+        let before_first = journal.tally.header.first_sequence.saturating_sub(1);
+        let begin = || (before_first, journal.last_sequence());
+        let (after, last) = *place.row.get_or_insert_with(begin);
         let mut problems = Vec::new();
-        let result = journal.scan(0, last, |sequence, bytes| {
-            self.count()?;
+        let mut at = after;
+        let result = journal.scan(after, last, ROWS_AT_ONCE, |sequence, bytes| {
+            self.found.entries += 1;
+            if sequence != at + 1 && !ManifestState::may_begin_epoch(sequence) {
+                problems.push("an entry is missing; restore the folder from a backup".to_owned());
+            }
+            at = sequence;
             match codec::decode_at(bytes, sequence) {
                 Ok(entry) if is_indexed(journal, &entry) => {}
                 Ok(_) => problems.push(
@@ -147,14 +168,17 @@ impl Walk<'_> {
             }
             Ok(())
         });
+        problems.extend(result.err().map(|error| error.to_string()));
+        let is_stuck = at == after;
+        if is_stuck && at < last {
+            problems
+                .push("its last entries are missing; restore the folder from a backup".to_owned());
+        }
         for problem in problems {
-            self.found.note(file, problem);
+            self.note(problem);
         }
-        self.shared.condition.check()?;
-        if let Err(error) = result {
-            self.found.note(file, error.to_string());
-        }
-        Ok(())
+        place.row = Some((at, last));
+        !is_stuck && at < last
     }
 }
 

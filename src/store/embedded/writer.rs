@@ -27,8 +27,8 @@ const MAX_BATCH_JOBS: usize = 1_024;
 const MAX_BATCH_BYTES: usize = 8 << 20;
 /// A segment rolls after this fraction of the retention.
 const ROLLS_PER_RETENTION: u32 = 24;
-/// With more rolled segments than this that aren't sealed yet, rolling waits.
-const MOST_ROLLED: usize = 2;
+/// With more segments than this that aren't sealed, the active one included, rolling waits.
+const MOST_UNSEALED: usize = 2;
 /// How long the writer goes on with a full segment before it tries again to make a new one.
 const ROLL_RETRY: Duration = Duration::from_secs(1);
 
@@ -260,7 +260,7 @@ impl Writer {
                 || self.active.entry_bytes() >= times * shared.segment_bytes
         };
         let is_sealer_behind =
-            || shared.sealing.is_at_work() && shared.view.segments().journals.len() > MOST_ROLLED;
+            || shared.sealing.is_at_work() && shared.view.segments().journals.len() > MOST_UNSEALED;
         is_past(1) && (is_past(2) || !is_sealer_behind())
     }
 
