@@ -9,8 +9,9 @@ use quick_cache::{OptionsBuilder, Weighter};
 use crate::record::{Record, Stored};
 use crate::secret::BuildDigestHasher;
 
-/// What a record costs besides its reply, about.
-const RECORD_BYTES: u64 = 320;
+/// What a record costs besides its reply, about: itself, its key's text, its place in the cache, and the
+/// allocator's part of four allocations.
+const RECORD_BYTES: u64 = 512;
 /// Each header costs two allocations' bookkeeping beside its bytes, about.
 const HEADER_BYTES: u64 = 64;
 

@@ -24,7 +24,10 @@ const SIZES: [u64; 3] = [100_000, 1_000_000, 10_000_000];
 const COLUMNS: [(&str, &str); 19] = [
     ("load_per_s", "loading, cycles/s (1,024 tasks)"),
     ("rss_mib", "resident memory after loading, MiB"),
-    ("above_caches_mib", "- above the configured caches (128 MiB), MiB"),
+    (
+        "above_caches_mib",
+        "- above the configured caches (128 MiB), MiB",
+    ),
     ("index_mib", "- of that indexes and filters, MiB"),
     ("segments", "segments"),
     ("bytes_per_key", "disk bytes per live key"),
@@ -40,7 +43,10 @@ const COLUMNS: [(&str, &str); 19] = [
     ("open_killed_ms", "open after SIGKILL under that load, ms"),
     ("sweep_ms", "sweeping everything, ms"),
     ("swept_per_ms", "- records per ms"),
-    ("sweep_begin_p99_us", "- begin's p99 meanwhile (8 threads), us"),
+    (
+        "sweep_begin_p99_us",
+        "- begin's p99 meanwhile (8 threads), us",
+    ),
 ];
 
 type Figures = BTreeMap<String, f64>;
@@ -94,7 +100,10 @@ fn measure(place: &Path, keys: u64) -> Result<Figures> {
     for step in ["load", "open", "work", "burn", "reopen", "sweep"] {
         eprintln!("{count} keys: {step}");
         let is_killed = step == "burn";
-        figures.extend(child(&[step, &place.display().to_string(), &count], is_killed)?);
+        figures.extend(child(
+            &[step, &place.display().to_string(), &count],
+            is_killed,
+        )?);
         interrupt::check()?;
     }
     Ok(figures)

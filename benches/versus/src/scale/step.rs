@@ -22,7 +22,7 @@ const WORK: Duration = Duration::from_secs(20);
 const BURN: Duration = Duration::from_secs(7);
 const COLD_READS: u64 = 300_000;
 const ABSENT: u64 = 1 << 40;
-const RETENTION: Duration = Duration::from_secs(24 * 3_600);
+const RETENTION: Duration = Duration::from_hours(24);
 
 pub(crate) fn run(words: &[String]) -> Result<()> {
     let [step, folder, keys] = words else {
@@ -118,12 +118,21 @@ fn open(folder: &Path, keys: u64) -> Result<()> {
     say_ms("open_clean_ms", time);
     say("open_rss_mib", resident()?);
     let stats = engine.stats();
-    say("bytes_per_key", float(stats.disk_bytes) / float(stats.live_keys));
+    say(
+        "bytes_per_key",
+        float(stats.disk_bytes) / float(stats.live_keys),
+    );
     let since = Instant::now();
     for number in ABSENT..ABSENT + COLD_READS {
-        ensure!(engine.lookup(&key(number)?)?.is_none(), "an absent key was found");
+        ensure!(
+            engine.lookup(&key(number)?)?.is_none(),
+            "an absent key was found"
+        );
     }
-    say("absent_us", since.elapsed().as_secs_f64() * 1e6 / float(COLD_READS));
+    say(
+        "absent_us",
+        since.elapsed().as_secs_f64() * 1e6 / float(COLD_READS),
+    );
     let fingerprint = Fingerprint::of("request");
     // The first half warms the operating system's cache up, where it has room.
     let mut cold = Duration::ZERO;
@@ -234,7 +243,7 @@ fn burn(folder: &Path) -> Result<()> {
         std::thread::sleep(BURN);
         println!("kill me");
         // The parent reads the line and kills; this is for one that doesn't.
-        std::thread::sleep(Duration::from_secs(60));
+        std::thread::sleep(Duration::from_mins(1));
         stop.store(true, Ordering::Relaxed);
         drop(callers.join());
     });
@@ -268,16 +277,17 @@ impl Clock for Ahead {
 fn sweep(folder: &Path) -> Result<()> {
     let clock = Ahead {
         clock: SystemClock::new(),
-        by: RETENTION + Duration::from_secs(3_600),
+        by: RETENTION + Duration::from_hours(1),
     };
-    // The first interval after a step of the clock is waited for; the sweeper shouldn't be faster then.
-    let interval = Duration::from_millis(1_500);
+    // After a step of the clock nothing is unlinked for one interval. The sweeper begins a new interval with each
+    // sweep that it is asked for, so that none comes in between.
+    let interval = Duration::from_secs(3);
     let (engine, _) = opened(builder().clock(clock).sweep_interval(interval), folder)?;
     let before = engine.stats();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let callers = scope.spawn(|| callers(&engine, 8, &stop));
-        std::thread::sleep(interval - Duration::from_millis(50));
+        std::thread::sleep(interval / 2);
         let mut swept = 0;
         let since = Instant::now();
         while swept == 0 && since.elapsed() < Duration::from_secs(10) {
@@ -285,14 +295,20 @@ fn sweep(folder: &Path) -> Result<()> {
             swept = engine.sweep()?.records;
             if swept > 0 {
                 say_ms("sweep_ms", since.elapsed());
-                say("swept_per_ms", float(swept) / (since.elapsed().as_secs_f64() * 1e3));
+                say(
+                    "swept_per_ms",
+                    float(swept) / (since.elapsed().as_secs_f64() * 1e3),
+                );
             }
         }
         stop.store(true, Ordering::Relaxed);
         let Ok(latencies) = callers.join() else {
             bail!("the callers panicked");
         };
-        say("sweep_begin_p99_us", float(latencies?.begin.value_at_quantile(0.99)));
+        say(
+            "sweep_begin_p99_us",
+            float(latencies?.begin.value_at_quantile(0.99)),
+        );
         Ok(())
     })?;
     let after = engine.stats();
