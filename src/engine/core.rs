@@ -21,14 +21,7 @@ use crate::limits::Terms;
 use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
-use crate::store::{Answer, Glance, Request, Seen, Store};
-
-/// Whether a read from the disk may happen in the calling thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reads {
-    Here,
-    Elsewhere,
-}
+use crate::store::{Answer, Glance, Reads, Request, Seen, Store};
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -117,16 +110,17 @@ impl Core {
     ) -> Result<Approach> {
         let secret = self.store.secret();
         let whole = secret.seal_whole(fingerprint);
-        let mut glance = self.store.glance(&digest, &begin(whole.clone(), terms))?;
+        let command = begin(whole.clone(), terms);
+        let mut glance = self.store.glance(&digest, &command, reads)?;
         if let Glance::Decided(verdict @ (Verdict::Replay(_) | Verdict::InFlight(_))) = glance {
             return Ok(Approach::Settled(verdict));
         }
         let command = begin(whole.with_parts(secret, fingerprint), terms);
         if matches!(glance, Glance::Decided(_)) {
-            glance = self.store.glance(&digest, &command)?;
+            glance = self.store.glance(&digest, &command, reads)?;
         }
         if matches!(glance, Glance::Read) {
-            glance = self.read(digest, &command, reads).await?;
+            glance = self.glance_elsewhere(digest, command.clone()).await?;
         }
         Ok(match glance {
             Glance::Decided(verdict) => Approach::Settled(verdict),
@@ -224,15 +218,14 @@ impl Core {
     fn is_still_in_flight(&self, digest: &Digest, fingerprint: &Fingerprint) -> Result<bool> {
         let whole = self.store.secret().seal_whole(fingerprint);
         let command = begin(whole, self.limits.terms);
-        let glance = self.store.glance(digest, &command)?;
+        let glance = self.store.glance(digest, &command, Reads::Elsewhere)?;
         Ok(matches!(glance, Glance::Decided(Verdict::InFlight(_))))
     }
 
-    /// Reads what a glance didn't tell.
-    async fn read(&self, digest: Digest, command: &Command, reads: Reads) -> Result<Glance> {
-        let command = command.clone();
-        self.reading(reads, move |store| store.read(&digest, &command))
-            .await
+    /// Reads what a glance didn't tell, in the reader's thread.
+    async fn glance_elsewhere(&self, digest: Digest, command: Command) -> Result<Glance> {
+        let read = move |store: &dyn Store| store.glance(&digest, &command, Reads::Here);
+        self.reading(Reads::Elsewhere, read).await
     }
 
     /// Queues the command at once, whether or not the future is polled; ends once the store answered.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::Engine;
-use super::core::{Approach, Core, Reads};
+use super::core::{Approach, Core};
 use crate::clock::{Timer, TimerId, Timestamp};
 use crate::decision::Command;
 use crate::error::Result;
@@ -19,7 +19,7 @@ use crate::limits::Terms;
 use crate::observe::Ending;
 use crate::outcome::Outcome;
 use crate::secret::Digest;
-use crate::store::Seen;
+use crate::store::{Reads, Seen};
 
 impl Engine {
     /// The most bytes that a reply can have.

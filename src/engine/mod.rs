@@ -28,12 +28,13 @@ pub use stats::{Health, Stats, Sweep};
 pub use survey::Export;
 
 use self::blocking::block_on;
-use self::core::{Core, Reads};
+use self::core::Core;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
 use crate::outcome::Outcome;
+use crate::store::Reads;
 
 /// An idempotency engine: a folder of records, and the threads that look after it.
 ///

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::blocking::block_on;
-use super::core::{Core, Reads, running};
+use super::core::{Core, running};
 use super::offload::in_new_thread;
 use super::stats::{Health, Stats, Sweep};
 use crate::decision::{self, Command, Verdict};
@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::outcome::{Entry, EntryState, Resolution};
 use crate::record::{Record, Stored};
-use crate::store::Seen;
+use crate::store::{Reads, Seen};
 
 impl Engine {
     /// What is known of a key, or `None` if it is free.

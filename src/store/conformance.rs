@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::embedded::{self, Embedded};
 use super::memory::Memory;
-use super::{Answer, Glance, Observed, Observer, Request, Rules, Store};
+use super::{Answer, Glance, Observed, Observer, Reads, Request, Rules, Store};
 use crate::clock::{ManualClock, Timeline, Timer, Timestamp};
 use crate::decision::{Command, Grant, Holder, Verdict};
 use crate::fingerprint::Fingerprint;
@@ -118,14 +118,10 @@ impl Bench {
     fn ask_key(&self, key: &str, command: Command) -> Verdict {
         let key = Key::new("tenant", key).unwrap();
         let digest = self.store.secret().digest(&key);
-        let glance = match self.store.glance(&digest, &command).unwrap() {
-            Glance::Read => self.store.read(&digest, &command).unwrap(),
-            glance => glance,
-        };
-        let seen = match glance {
+        let seen = match self.store.glance(&digest, &command, Reads::Here).unwrap() {
             Glance::Decided(verdict) => return verdict,
             Glance::Write(seen) => seen,
-            Glance::Read => unreachable!("a read decides"),
+            Glance::Read => unreachable!("a read may happen here"),
         };
         let request = Request {
             key,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::{
-    Answer, Chunks, Figures, Glance, Observed, Observer, Request, Rules, Seen, Store, Swept,
+    Answer, Chunks, Figures, Glance, Observed, Observer, Reads, Request, Rules, Seen, Store, Swept,
 };
 use crate::clock::Timeline;
 use crate::decision::{self, Change, Command, Context, Decision, Verdict};
@@ -111,15 +111,11 @@ impl Store for Memory {
         &self.secret
     }
 
-    fn glance(&self, digest: &Digest, command: &Command) -> Result<Glance> {
+    fn glance(&self, digest: &Digest, command: &Command, _reads: Reads) -> Result<Glance> {
         self.condition()?;
         let state = self.state.lock();
         let decision = self.decide(&state, digest, command);
         Ok(Glance::of(decision, Seen::default()))
-    }
-
-    fn read(&self, digest: &Digest, command: &Command) -> Result<Glance> {
-        self.glance(digest, command)
     }
 
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {

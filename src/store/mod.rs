@@ -30,11 +30,9 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// What keys and fingerprints are hashed with.
     fn secret(&self) -> &Secret;
 
-    /// Decides from memory, without waiting for anything, if the command changes nothing.
-    fn glance(&self, digest: &Digest, command: &Command) -> Result<Glance>;
-
-    /// The same with a read from the disk; never [`Glance::Read`].
-    fn read(&self, digest: &Digest, command: &Command) -> Result<Glance>;
+    /// Decides, if the command changes nothing: from memory without waiting for anything, or else, if that
+    /// may happen here, with a read from the disk.
+    fn glance(&self, digest: &Digest, command: &Command, reads: Reads) -> Result<Glance>;
 
     /// The record, unless it is over; may read from the disk.
     fn load(&self, digest: &Digest) -> Result<Option<Stored>>;
@@ -85,12 +83,19 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen(pub(crate) u64);
 
+/// Whether a read from the disk may happen in the calling thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    Here,
+    Elsewhere,
+}
+
 /// How far a look at the published state has got.
 #[derive(Debug)]
 pub(crate) enum Glance {
     /// The verdict, which changes nothing.
     Decided(Verdict),
-    /// The record has to be read from the disk.
+    /// The record has to be read from the disk, and that may not happen here.
     Read,
     /// The state has to change.
     Write(Seen),

@@ -47,7 +47,7 @@ use self::sealer::Sealing;
 use self::shared::Shared;
 use self::view::{Current, Found};
 use self::writer::Writer;
-use super::{Answer, Chunks, Figures, Glance, Observer, Request, Rules, Seen, Store, Swept};
+use super::{Answer, Chunks, Figures, Glance, Observer, Reads, Request, Rules, Seen, Store, Swept};
 use crate::clock::{Clock, Timer, Timestamp};
 use crate::decision::{self, Command};
 use crate::error::{Error, ErrorKind, Result};
@@ -174,27 +174,24 @@ impl Store for Embedded {
         &self.shared.secret
     }
 
-    fn glance(&self, digest: &Digest, command: &Command) -> Result<Glance> {
+    fn glance(&self, digest: &Digest, command: &Command, reads: Reads) -> Result<Glance> {
         let shared = &*self.shared;
         shared.condition.check()?;
         if let Some(stored) = shared.view.cached(digest) {
             shared.meters.found_in_cache();
             return Ok(shared.decide(Some(&stored.record), command, Seen::default()));
         }
-        Ok(match shared.view.find(digest, Seen::default())? {
-            Found::Nothing(seen) => shared.decide(None, command, seen),
-            Found::InFlight(attempt) => {
-                shared.decide(Some(&attempt.stored.record), command, Seen::default())
+        let current = match shared.view.find(digest, Seen::default())? {
+            Found::Nothing(seen) => Current::nothing(seen),
+            Found::InFlight(attempt) => attempt.into(),
+            Found::OnDisk(_) if reads == Reads::Elsewhere => return Ok(Glance::Read),
+            Found::OnDisk(place) => {
+                shared.meters.read_from_disk();
+                shared.view.read(digest, &place)?
             }
-            Found::OnDisk(_) => Glance::Read,
-        })
-    }
-
-    fn read(&self, digest: &Digest, command: &Command) -> Result<Glance> {
-        self.shared.meters.read_from_disk();
-        let Current { stored, seen, .. } = self.shared.view.look(digest, Seen::default())?;
-        let record = stored.as_ref().map(|stored| &stored.record);
-        Ok(self.shared.decide(record, command, seen))
+        };
+        let record = current.stored.as_ref().map(|stored| &stored.record);
+        Ok(shared.decide(record, command, current.seen))
     }
 
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {

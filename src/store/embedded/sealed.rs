@@ -39,11 +39,10 @@ pub(super) struct SealedHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SealedAttempt {
     pub(super) short: u128,
-    pub(super) sequence: u64,
     pub(super) lease_until: Timestamp,
 }
 
-const ATTEMPT_BYTES: usize = 32;
+const ATTEMPT_BYTES: usize = 24;
 
 /// A sealed segment, open for reading. Shared by all threads.
 pub(super) struct Sealed {
@@ -301,18 +300,16 @@ impl SealedAttempt {
     pub(super) fn to_bytes(self) -> [u8; ATTEMPT_BYTES] {
         let mut bytes = [0; ATTEMPT_BYTES];
         bytes[..16].copy_from_slice(&self.short.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
-        bytes[24..].copy_from_slice(&self.lease_until.0.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.lease_until.0.to_le_bytes());
         bytes
     }
 
     fn from_bytes(bytes: &[u8; ATTEMPT_BYTES]) -> Self {
-        let mut halves = words(bytes);
-        let mut next = || halves.next().expect("there are four words");
+        let mut words = words(bytes);
+        let mut next = || words.next().expect("there are three words");
         let short = u128::from(next()) | u128::from(next()) << 64;
         Self {
             short,
-            sequence: next(),
             lease_until: Timestamp(next()),
         }
     }

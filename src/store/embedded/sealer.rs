@@ -236,7 +236,8 @@ impl Shared {
 fn wanted_slots(set: &SegmentSet, journal: &Journal) -> Vec<(u128, Slot)> {
     let newer = &set.journals[1..];
     let is_wanted = |(short, slot): &(u128, Slot)| {
-        let hides_nothing = slot.kind() == SlotKind::Removed && !set.may_be_sealed(*short, 0);
+        let hides_nothing = slot.kind() == SlotKind::Removed
+            && set.newest_maybe(*short, set.sealed.len(), 0).is_none();
         !is_superseded(newer, *short) && !hides_nothing
     };
     journal.index.slots().filter(is_wanted).collect()
@@ -267,11 +268,7 @@ fn copy_entry(
         && let Ok(outline) = codec::outline_at(entry, sequence)
         && let OutlineState::InFlight { lease_until, .. } = outline.state
     {
-        writer.note_attempt(SealedAttempt {
-            short,
-            sequence,
-            lease_until,
-        });
+        writer.note_attempt(SealedAttempt { short, lease_until });
     }
     Ok(())
 }

@@ -128,23 +128,33 @@ impl SegmentSet {
         self.sealed.last().map_or(0, |sealed| sealed.tally.id())
     }
 
-    /// Whether a sealed segment with a higher number than `above` may hold a key. Looks at the memory only.
-    pub(super) fn may_be_sealed(&self, short: u128, above: u64) -> bool {
-        self.sealed_above(above)
-            .any(|sealed| sealed.may_hold(short))
+    /// The newest of the first `count` sealed segments that may hold a key and has a higher number than
+    /// `above`. Looks at the memory only.
+    pub(super) fn newest_maybe(&self, short: u128, count: usize, above: u64) -> Option<usize> {
+        let newest_first = self.sealed[..count].iter().enumerate().rev();
+        newest_first
+            .take_while(|(_, sealed)| sealed.tally.id() > above)
+            .find(|(_, sealed)| sealed.may_hold(short))
+            .map(|(at, _)| at)
     }
 
-    /// The newest entry of a key in the sealed segments with a higher number than `above`.
-    pub(super) fn read_sealed(&self, digest: &Digest, above: u64) -> Result<Option<JournalEntry>> {
-        let short = digest.short();
-        for sealed in self.sealed_above(above) {
-            if sealed.may_hold(short)
-                && let Some(entry) = sealed.find(digest)?
-            {
+    /// The newest entry of a key in the sealed segment `at`, which may hold it, and those before it with a
+    /// higher number than `above`.
+    pub(super) fn read_sealed(
+        &self,
+        digest: &Digest,
+        mut at: usize,
+        above: u64,
+    ) -> Result<Option<JournalEntry>> {
+        loop {
+            if let Some(entry) = self.sealed[at].find(digest)? {
                 return Ok(Some(entry));
             }
+            match self.newest_maybe(digest.short(), at, above) {
+                Some(older) => at = older,
+                None => return Ok(None),
+            }
         }
-        Ok(None)
     }
 
     /// Newest first.

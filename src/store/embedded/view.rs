@@ -62,8 +62,8 @@ pub(super) struct Place {
 enum Spot {
     /// In this of the set's journals.
     Journal { at: usize, sequence: u64 },
-    /// In a sealed segment, perhaps, with a higher number than this.
-    Sealed { above: u64 },
+    /// Perhaps in this of the set's sealed segments, or else in an older one with a higher number than the second.
+    Sealed { at: usize, above: u64 },
 }
 
 /// The state of a key that a decision is made against.
@@ -85,6 +85,15 @@ pub(super) struct Publication {
     pub(super) stored: Option<Arc<Stored>>,
     /// The entry that made the key live before, if it was.
     pub(super) prior: Option<u64>,
+}
+
+impl Current {
+    pub(super) fn nothing(seen: Seen) -> Self {
+        Self {
+            seen,
+            ..Self::default()
+        }
+    }
 }
 
 impl From<Attempt> for Current {
@@ -159,8 +168,10 @@ impl View {
                 at,
                 sequence: slot.sequence(),
             },
-            None if set.may_be_sealed(short, seen.0) => Spot::Sealed { above: seen.0 },
-            None => return Ok(Found::Nothing(Seen(set.newest_sealed()))),
+            None => match set.newest_maybe(short, set.sealed.len(), seen.0) {
+                Some(at) => Spot::Sealed { at, above: seen.0 },
+                None => return Ok(Found::Nothing(Seen(set.newest_sealed()))),
+            },
         };
         Ok(Found::OnDisk(Place { set, spot }))
     }
@@ -168,10 +179,7 @@ impl View {
     /// The state of a key, from the memory or the disk.
     pub(super) fn look(&self, digest: &Digest, seen: Seen) -> Result<Current> {
         match self.find(digest, seen)? {
-            Found::Nothing(seen) => Ok(Current {
-                seen,
-                ..Current::default()
-            }),
+            Found::Nothing(seen) => Ok(Current::nothing(seen)),
             Found::InFlight(attempt) => Ok(attempt.into()),
             Found::OnDisk(place) => self.read(digest, &place),
         }
@@ -198,10 +206,7 @@ impl View {
     /// superseded.
     pub(super) fn read(&self, digest: &Digest, place: &Place) -> Result<Current> {
         let Some(entry) = place.read(digest)? else {
-            return Ok(Current {
-                seen: Seen(place.set.newest_sealed()),
-                ..Current::default()
-            });
+            return Ok(Current::nothing(Seen(place.set.newest_sealed())));
         };
         if entry.digest != *digest {
             return Err(collision());
@@ -324,7 +329,7 @@ impl View {
 impl Place {
     fn read(&self, digest: &Digest) -> Result<Option<JournalEntry>> {
         match self.spot {
-            Spot::Sealed { above } => self.set.read_sealed(digest, above),
+            Spot::Sealed { at, above } => self.set.read_sealed(digest, at, above),
             Spot::Journal { at, sequence } => {
                 let entry = self.set.journals[at].read(sequence)?;
                 if entry.state == EntryState::Removed {
