@@ -143,12 +143,17 @@ pub(crate) fn decode_at(bytes: &[u8], sequence: u64) -> Result<JournalEntry> {
     Ok(entry)
 }
 
-/// Reads an entry that was found at `sequence`, checks it whole, and decodes it as far as an index needs it.
-pub(crate) fn outline_at(bytes: &[u8], sequence: u64) -> Result<Outline> {
+/// Reads an entry, checks it whole, and decodes it as far as an index needs it.
+pub(crate) fn outline(bytes: &[u8]) -> Result<Outline> {
     let body = open_sealed(bytes, ENTRY)?;
     let (head, _): (WireHead<'_>, _) = bincode::serde::borrow_decode_from_slice(body, CONFIG)
         .map_err(|error| undecodable(ENTRY, error))?;
-    let outline = head.outline();
+    Ok(head.outline())
+}
+
+/// [`outline`] of an entry that was found at `sequence`.
+pub(crate) fn outline_at(bytes: &[u8], sequence: u64) -> Result<Outline> {
+    let outline = outline(bytes)?;
     if outline.heading.sequence != sequence {
         return Err(corrupt(ENTRY, "stands in another one's place"));
     }

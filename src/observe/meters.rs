@@ -24,6 +24,7 @@ pub(crate) struct Meters {
     sweep_seconds: Histogram,
     seal_seconds: Histogram,
     failed_seals: Counter,
+    merge_seconds: Histogram,
     cache_hits: Counter,
     cache_misses: Counter,
 }
@@ -140,7 +141,15 @@ impl Meters {
                 engine,
                 "How long it took to seal a segment.",
             ),
-            failed_seals: plain("onceward_failed_seals_total", "Seals that failed."),
+            failed_seals: plain(
+                "onceward_failed_seals_total",
+                "Seals and merges of segments that failed.",
+            ),
+            merge_seconds: seconds(
+                "onceward_merge_seconds",
+                engine,
+                "How long it took to merge segments.",
+            ),
             cache_hits: plain(
                 "onceward_replay_cache_hits_total",
                 "Looks that found their reply in the replay cache; a conflict looks twice.",
@@ -216,6 +225,14 @@ impl Meters {
     pub(crate) fn sealed(&self, begun: Begun, is_ok: bool) {
         if is_ok {
             self.seal_seconds.note_since(begun.0);
+        } else {
+            self.failed_seals.add(1);
+        }
+    }
+
+    pub(crate) fn merged(&self, begun: Begun, is_ok: bool) {
+        if is_ok {
+            self.merge_seconds.note_since(begun.0);
         } else {
             self.failed_seals.add(1);
         }

@@ -56,6 +56,7 @@ fn settings_out_of_range_are_refused_before_anything_is_made() {
             "replay_cache_bytes",
         ),
         (builder().segment_entries(1), "segment_entries"),
+        (builder().merge_above(3), "merge_above"),
         (builder().segment_bytes(0), "segment_bytes"),
         (builder().pepper("short"), "pepper"),
     ] {

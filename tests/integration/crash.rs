@@ -19,6 +19,7 @@ fn builder(segment_entries: u64) -> Builder {
     Engine::builder()
         .lease(Duration::from_secs(3_600))
         .segment_entries(segment_entries)
+        .merge_above(4)
 }
 
 /// The reply of a key: any damage or mix-up shows.

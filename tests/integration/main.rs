@@ -14,6 +14,7 @@ mod failing_disk;
 mod http;
 mod layering;
 mod limits;
+mod merging;
 mod model;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 mod observability;

@@ -164,6 +164,7 @@ impl Pair {
             .lease(LEASE)
             .retention(RETENTION)
             .segment_entries(self.setup.segment_entries)
+            .merge_above(4)
             .replay_cache_bytes(if self.setup.caches { 10_000 } else { 0 })
             .on_abandon(if self.setup.holds {
                 OnAbandon::Hold

@@ -91,6 +91,7 @@ fn readers_writers_and_the_sweeper_agree_while_segments_roll_and_go() {
     let engine = bench
         .builder()
         .segment_entries(8)
+        .merge_above(4)
         .replay_cache_bytes(4_096)
         .retention(std::time::Duration::from_secs(60))
         .lease(std::time::Duration::from_secs(10))

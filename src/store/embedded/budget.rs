@@ -4,13 +4,12 @@
 const LEAST_WRITABLE_BYTES: usize = 256 << 10;
 /// Room for the pages of one look-up.
 const LEAST_SEALED_BYTES: usize = 32 << 10;
-/// Shares are cut for at least so many sealed segments.
-const LEAST_SEALED: usize = 8;
 
 /// The bytes of all page caches together.
 ///
 /// An eighth goes to each journal, of which there are at most three as long as sealing works (the active one and two
-/// that wait), an eighth to the file that is being sealed, and half to the sealed segments.
+/// that wait), a sixteenth each to the file that is being sealed and the one that others are merged into, and half to
+/// the sealed segments, each according to its size.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget(pub(super) usize);
 
@@ -20,17 +19,28 @@ impl Budget {
         (self.0 / 8).max(LEAST_WRITABLE_BYTES)
     }
 
-    /// The share of each of so many sealed segments. It changes with the number in few steps only,
+    /// The share of the file that is being sealed, and of the one that others are merged into. Nothing is read
+    /// from these while they are written.
+    pub(super) fn sealing(self) -> usize {
+        (self.0 / 16).max(LEAST_WRITABLE_BYTES)
+    }
+
+    /// The share of a file that is read once, from end to end.
+    pub(super) fn passing() -> usize {
+        LEAST_SEALED_BYTES
+    }
+
+    /// The share of a sealed segment with so many entries, of all. It changes with their sum in few steps only,
     /// because a change means to open them all anew.
-    pub(super) fn sealed(self, segments: usize) -> usize {
-        let segments = segments.max(LEAST_SEALED);
-        let power = segments.next_power_of_two();
-        let step = if segments <= power / 4 * 3 {
+    pub(super) fn sealed(self, entries: u64, of_all: u64) -> usize {
+        let power = u128::from(of_all.max(entries).max(4)).next_power_of_two();
+        let step = if u128::from(of_all) <= power / 4 * 3 {
             power / 4 * 3
         } else {
             power
         };
-        (self.0 / 2 / step).max(LEAST_SEALED_BYTES)
+        let share = (self.0 / 2) as u128 * u128::from(entries) / step;
+        usize::try_from(share).unwrap_or(0).max(LEAST_SEALED_BYTES)
     }
 }
 
@@ -43,14 +53,24 @@ mod tests {
         let budget = Budget(64 << 20);
         let mut changes = 0;
         for segments in 1..1_000 {
-            let share = budget.sealed(segments);
-            assert!(share * segments + 4 * budget.writable() <= budget.0);
-            assert!(
-                share * segments.max(LEAST_SEALED) >= budget.0 / 4,
-                "{segments}"
-            );
-            changes += usize::from(share != budget.sealed(segments + 1));
+            let share = |segments| budget.sealed(400_000, segments * 400_000);
+            let all = share(segments) as u64 * segments;
+            let others = 3 * budget.writable() + 2 * budget.sealing();
+            assert!(all + others as u64 <= 64 << 20);
+            assert!(all >= 16 << 20, "{segments}");
+            changes += usize::from(share(segments) != share(segments + 1));
         }
-        assert!(changes < 16, "{changes}");
+        assert!(changes < 24, "{changes}");
+    }
+
+    #[test]
+    fn a_larger_segment_has_a_larger_share() {
+        let budget = Budget(64 << 20);
+        let (small, large) = (budget.sealed(100, 1_000), budget.sealed(400, 1_000));
+        assert!(large >= 4 * small && large <= 4 * (small + 1));
+        for (entries, of_all) in [(0, 0), (1, u64::MAX), (u64::MAX, u64::MAX), (9, 3)] {
+            let share = budget.sealed(entries, of_all);
+            assert!((LEAST_SEALED_BYTES..=32 << 20).contains(&share));
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::index::{Slot, SlotKind};
+use super::merger::MergesHeld;
 use super::set::{Segment, SegmentSet};
 use super::shared::Shared;
 use crate::codec::JournalEntry;
@@ -21,6 +22,7 @@ pub(super) struct Export {
     done: u64,
     within: Option<(u64, Cursor)>,
     has_failed: bool,
+    _held: MergesHeld,
 }
 
 /// How far a walk has come within a segment.
@@ -34,6 +36,7 @@ enum Cursor {
 impl Export {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
+            _held: shared.merging.hold(),
             shared,
             done: 0,
             within: None,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::edge::io_error;
+use super::tally::SegmentHeader;
 use crate::error::{Error, ErrorKind, Result};
 
 const LOCK: &str = "LOCK";
@@ -23,6 +24,8 @@ const SEGMENT_SUFFIX: &str = ".redb";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SegmentFile {
     pub(super) id: u64,
+    /// The lowest number of the segments that were merged into it; its own if none was.
+    pub(super) first_id: u64,
     pub(super) kind: FileKind,
 }
 
@@ -47,8 +50,45 @@ impl SegmentFile {
             (None, false) => (FileKind::Journal, name.strip_prefix(JOURNAL_PREFIX)?),
             (None, true) => return None,
         };
-        let id = rest.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?;
-        Some(Self { id, kind })
+        let numbers = rest.strip_suffix(SEGMENT_SUFFIX)?;
+        let (first_id, id) = match numbers.split_once('-') {
+            Some(_) if kind == FileKind::Journal => return None,
+            Some((first_id, id)) => (first_id.parse().ok()?, id.parse().ok()?),
+            None => {
+                let id = numbers.parse().ok()?;
+                (id, id)
+            }
+        };
+        (first_id <= id).then_some(Self { id, first_id, kind })
+    }
+
+    pub(super) fn journal(id: u64) -> Self {
+        Self {
+            id,
+            first_id: id,
+            kind: FileKind::Journal,
+        }
+    }
+
+    pub(super) fn sealed(header: &SegmentHeader) -> Self {
+        Self {
+            id: header.id,
+            first_id: header.first_id,
+            kind: FileKind::Sealed,
+        }
+    }
+
+    fn name(self) -> String {
+        let Self { id, first_id, kind } = self;
+        let (prefix, ending) = match kind {
+            FileKind::Journal => (JOURNAL_PREFIX, ""),
+            FileKind::Sealed => (SEALED_PREFIX, ""),
+            FileKind::UnfinishedSealed => (SEALED_PREFIX, UNFINISHED),
+        };
+        if first_id == id {
+            return format!("{prefix}{id:010}{SEGMENT_SUFFIX}{ending}");
+        }
+        format!("{prefix}{first_id:010}-{id:010}{SEGMENT_SUFFIX}{ending}")
     }
 }
 
@@ -114,20 +154,22 @@ impl Folder {
     }
 
     pub(super) fn journal(&self, id: u64) -> PathBuf {
-        self.segment(JOURNAL_PREFIX, id, "")
+        self.segment(SegmentFile::journal(id))
     }
 
-    pub(super) fn sealed(&self, id: u64) -> PathBuf {
-        self.segment(SEALED_PREFIX, id, "")
+    pub(super) fn sealed(&self, header: &SegmentHeader) -> PathBuf {
+        self.segment(SegmentFile::sealed(header))
     }
 
-    pub(super) fn unfinished_sealed(&self, id: u64) -> PathBuf {
-        self.segment(SEALED_PREFIX, id, UNFINISHED)
+    pub(super) fn unfinished_sealed(&self, header: &SegmentHeader) -> PathBuf {
+        self.segment(SegmentFile {
+            kind: FileKind::UnfinishedSealed,
+            ..SegmentFile::sealed(header)
+        })
     }
 
-    fn segment(&self, prefix: &str, id: u64, ending: &str) -> PathBuf {
-        self.path
-            .join(format!("{prefix}{id:010}{SEGMENT_SUFFIX}{ending}"))
+    pub(super) fn segment(&self, file: SegmentFile) -> PathBuf {
+        self.path.join(file.name())
     }
 
     pub(super) fn has_manifest(&self) -> Result<bool> {
@@ -148,12 +190,8 @@ impl Folder {
     /// The bytes of all files of segments. What is unlinked meanwhile isn't counted.
     pub(super) fn segment_bytes(&self) -> u64 {
         let files = self.segment_files().unwrap_or_default();
-        let sizes = files.iter().map(|file| {
-            let path = match file.kind {
-                FileKind::Journal => self.journal(file.id),
-                FileKind::Sealed => self.sealed(file.id),
-                FileKind::UnfinishedSealed => self.unfinished_sealed(file.id),
-            };
+        let sizes = files.into_iter().map(|file| {
+            let path = self.segment(file);
             fs::metadata(path).map_or(0, |metadata| metadata.len())
         });
         sizes.sum()

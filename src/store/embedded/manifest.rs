@@ -63,6 +63,8 @@ pub(super) struct ManifestState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SegmentRow {
     pub(super) id: u64,
+    /// The lowest number of the segments that were merged into it; its own if none was.
+    pub(super) first_id: u64,
     pub(super) first_sequence: u64,
     pub(super) opened_at_ms: u64,
     /// How many keys had their newest entry here, and weren't free by it, after the last entry that was
@@ -93,12 +95,28 @@ impl SegmentRow {
     pub(super) fn new(header: SegmentHeader, opened_at: Timestamp) -> Self {
         Self {
             id: header.id,
+            first_id: header.first_id,
             first_sequence: header.first_sequence,
             opened_at_ms: opened_at.0,
             live_keys: 0,
             rolled: None,
             is_sealed: false,
         }
+    }
+
+    /// What the segment's files say of themselves.
+    pub(super) fn header(&self, store_id: [u8; 16]) -> SegmentHeader {
+        SegmentHeader {
+            store_id,
+            id: self.id,
+            first_id: self.first_id,
+            first_sequence: self.first_sequence,
+        }
+    }
+
+    /// Whether the row lists the segment with this number, or the one that it was merged into.
+    pub(super) fn covers(&self, id: u64) -> bool {
+        (self.first_id..=self.id).contains(&id)
     }
 }
 

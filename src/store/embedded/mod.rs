@@ -18,6 +18,8 @@ mod journal;
 mod journal_file;
 mod lanes;
 mod manifest;
+mod merge_input;
+mod merger;
 mod recovery;
 mod rewrite;
 mod scan;
@@ -43,6 +45,7 @@ use self::budget::Budget;
 use self::condition::Condition;
 use self::export::Export;
 use self::lanes::{Job, Lanes};
+use self::merger::Merging;
 use self::sealer::Sealing;
 use self::shared::Shared;
 use self::view::{Current, Found};
@@ -73,6 +76,7 @@ pub(crate) struct Settings {
     pub(crate) replay_cache_bytes: usize,
     pub(crate) segment_entries: u64,
     pub(crate) segment_bytes: u64,
+    pub(crate) merge_above: usize,
     pub(crate) pepper: Option<Pepper>,
     pub(crate) is_restored: bool,
     pub(crate) progress: OnProgress,
@@ -126,6 +130,7 @@ impl Embedded {
             segment_bytes: settings.segment_bytes,
             budget: settings.budget(),
             sealing,
+            merging: Merging::new(settings.merge_above),
             meters: settings.meters,
             sweep_not_before,
             clock_step: recovered.clock_step,

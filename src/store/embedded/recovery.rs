@@ -55,7 +55,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     remove_orphans(&folder, state, settings)?;
 
     let mut scan = Scan::of(&folder, state, settings)?;
-    remove_sealed_journals(&folder, state)?;
+    remove_replaced(&folder, state)?;
     let highest_time = scan.highest_time.max(Timestamp(state.time_mark_ms));
     let step = Timestamp::of(settings.clock.wall()).since(highest_time);
     let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
@@ -181,46 +181,71 @@ fn mark_open(
 }
 
 /// Removes files of segments that the manifest doesn't list: one that was taken off the list before a crash
-/// came, one that was made and not yet listed, and what an unfinished seal left. A journal that was made and not
-/// listed is empty, unless it was to take a suspect segment's place; if it isn't, the manifest is an older one
+/// came, one that was made and not yet listed, and what an unfinished seal or merge left. A journal that was made and
+/// not listed is empty, unless it was to take a suspect segment's place; if it isn't, the manifest is an older one
 /// than the segments.
 fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<()> {
     let files = folder.segment_files()?;
-    let first = state.segments.first().map_or(0, |row| row.id);
+    let first = state.segments.first().map_or(0, |row| row.first_id);
     let next = state.segments.last().map_or(1, |row| row.id + 1);
-    for file in &files {
-        let row = state.segments.iter().find(|row| row.id == file.id);
-        match file.kind {
-            FileKind::UnfinishedSealed => Folder::remove_file(&folder.unfinished_sealed(file.id))?,
-            FileKind::Sealed if row.is_some_and(|row| row.is_sealed) => {}
-            FileKind::Sealed => {
-                // As long as the journal is there, the sealed file is worth nothing yet.
-                let kind = FileKind::Journal;
-                let journal = SegmentFile { kind, ..*file };
-                check_orphan(file.id < first || (row.is_some() && files.contains(&journal)))?;
-                Folder::remove_file(&folder.sealed(file.id))?;
-            }
-            // Those whose sealed file is listed go once that was opened.
-            FileKind::Journal if row.is_some() => {}
+    for &file in &files {
+        let row = state.segments.iter().find(|row| row.covers(file.id));
+        let is_spare = match file.kind {
+            FileKind::UnfinishedSealed => true,
+            // What a listed file has taken the place of goes once that one was opened.
+            FileKind::Journal if row.is_some() => continue,
+            FileKind::Sealed if row.is_some_and(|row| is_replaced_or_listed(row, file)) => continue,
             FileKind::Journal => {
-                let path = folder.journal(file.id);
+                let path = folder.segment(file);
                 let cache_bytes = settings.budget().writable();
-                let is_spare = file.id < first
+                file.id < first
                     || (file.id == next
-                        && (state.is_suspect || Journal::is_blank(&path, cache_bytes)?));
-                check_orphan(is_spare)?;
-                Folder::remove_file(&path)?;
+                        && (state.is_suspect || Journal::is_blank(&path, cache_bytes)?))
             }
-        }
+            // As long as everything is there that it was made of, it is worth nothing yet.
+            FileKind::Sealed => file.id < first || has_sources(&files, state, file),
+        };
+        check_orphan(is_spare)?;
+        Folder::remove_file(&folder.segment(file))?;
     }
     Ok(())
 }
 
-/// Removes the journals whose sealed files have taken their place, and were just opened.
-fn remove_sealed_journals(folder: &Folder, state: &ManifestState) -> Result<()> {
-    let sealed = state.segments.iter().filter(|row| row.is_sealed);
-    for row in sealed {
-        Folder::remove_file(&folder.journal(row.id))?;
+/// Whether a sealed file is the one that is listed, or was merged into that.
+fn is_replaced_or_listed(row: &SegmentRow, file: SegmentFile) -> bool {
+    row.is_sealed && row.first_id <= file.first_id
+}
+
+/// Whether the files that an unlisted sealed one was made of are there: a journal, or the segments that were to
+/// be merged. Of these the oldest may have been unlinked meanwhile.
+fn has_sources(files: &[SegmentFile], state: &ManifestState, file: SegmentFile) -> bool {
+    let numbers = file.first_id..=file.id;
+    let mut sources = state
+        .segments
+        .iter()
+        .filter(|row| numbers.contains(&row.id))
+        .peekable();
+    let has_file = |row: &SegmentRow| {
+        let source = if row.is_sealed {
+            SegmentFile::sealed(&row.header(state.store_id))
+        } else {
+            SegmentFile::journal(row.id)
+        };
+        files.contains(&source)
+    };
+    sources.peek().is_some() && sources.all(has_file)
+}
+
+/// Removes the files whose place others have taken, which were just opened.
+fn remove_replaced(folder: &Folder, state: &ManifestState) -> Result<()> {
+    for file in folder.segment_files()? {
+        let row = state.segments.iter().find(|row| row.covers(file.id));
+        let Some(row) = row.filter(|row| row.is_sealed) else {
+            continue;
+        };
+        if file != SegmentFile::sealed(&row.header(state.store_id)) {
+            Folder::remove_file(&folder.segment(file))?;
+        }
     }
     Ok(())
 }
@@ -246,6 +271,7 @@ fn first_journal(
     let header = SegmentHeader {
         store_id: manifest.state().store_id,
         id: 1,
+        first_id: 1,
         first_sequence,
     };
     let tally = Arc::new(Tally::new(header, 0));

@@ -32,8 +32,10 @@ pub(super) fn rewrite_active(
     let Some(suspect) = scan.set.journals.pop() else {
         return manifest.update(|state| state.is_suspect = false);
     };
+    let id = suspect.tally.id() + 1;
     let header = SegmentHeader {
-        id: suspect.tally.id() + 1,
+        id,
+        first_id: id,
         first_sequence: scan.last_sequence + 1,
         ..suspect.tally.header
     };

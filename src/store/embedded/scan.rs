@@ -9,7 +9,7 @@ use super::journal::Journal;
 use super::manifest::{ManifestState, SegmentRow};
 use super::sealed::Sealed;
 use super::set::SegmentSet;
-use super::tally::{SegmentHeader, Tally};
+use super::tally::Tally;
 use super::upkeep::{is_kept_in_memory, may_be_needed};
 use super::view::{Attempt, View};
 use crate::clock::Timestamp;
@@ -34,19 +34,32 @@ pub(super) struct Scan {
     pub(super) last_sequence: u64,
 }
 
+/// All sealed segments together.
+#[derive(Clone, Copy)]
+struct OfAll {
+    segments: u64,
+    entries: u64,
+}
+
+impl OfAll {
+    fn new(state: &ManifestState) -> Self {
+        let sealed = state.segments.iter().filter(|row| row.is_sealed);
+        let entries = |row: &SegmentRow| row.rolled.map_or(0, |rolled| rolled.holds.entries);
+        Self {
+            segments: sealed.clone().count() as u64,
+            entries: sealed.map(entries).fold(0, u64::saturating_add),
+        }
+    }
+}
+
 impl Scan {
     /// Opens all segments that the manifest lists. Only the ends of journals are read that no checkpoint
     /// covers.
     pub(super) fn of(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<Self> {
         let mut scan = Self::default();
-        let sealed = state.segments.iter().filter(|row| row.is_sealed).count();
+        let sealed = OfAll::new(state);
         for row in &state.segments {
-            let header = SegmentHeader {
-                store_id: state.store_id,
-                id: row.id,
-                first_sequence: row.first_sequence,
-            };
-            let tally = Arc::new(Tally::new(header, row.live_keys));
+            let tally = Arc::new(Tally::new(row.header(state.store_id), row.live_keys));
             scan.last_sequence = scan.last_sequence.max(row.first_sequence.saturating_sub(1));
             if row.is_sealed {
                 scan.open_sealed(folder, &tally, row, sealed, settings)?;
@@ -62,7 +75,7 @@ impl Scan {
         folder: &Folder,
         tally: &Arc<Tally>,
         row: &SegmentRow,
-        of_all: usize,
+        all: OfAll,
         settings: &Settings,
     ) -> Result<()> {
         let Some(rolled) = row.rolled.filter(|_| self.set.journals.is_empty()) else {
@@ -71,12 +84,13 @@ impl Scan {
                 "the manifest lists a sealed segment after a journal; restore it from a backup",
             ));
         };
-        let cache_bytes = settings.budget().sealed(of_all);
-        let sealed = Sealed::open(&folder.sealed(row.id), tally, rolled, cache_bytes)?;
+        let cache_bytes = settings.budget().sealed(rolled.holds.entries, all.entries);
+        let path = folder.sealed(&tally.header);
+        let sealed = Sealed::open(&path, tally, rolled, cache_bytes)?;
         self.last_sequence = self.last_sequence.max(rolled.holds.last_sequence);
         self.set.sealed.push(Arc::new(sealed));
         let done = self.set.sealed.len() as u64;
-        settings.progress.tell(Stage::Opening, done, of_all as u64);
+        settings.progress.tell(Stage::Opening, done, all.segments);
         Ok(())
     }
 

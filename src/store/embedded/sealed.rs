@@ -157,8 +157,22 @@ impl Sealed {
         Ok(None)
     }
 
+    /// Refuses a segment that was just written and in which these keys' entries aren't found.
+    pub(super) fn check_holds(&self, shorts: impl IntoIterator<Item = u128>) -> Result<()> {
+        for short in shorts {
+            if self.may_hold(short) && self.has(short)? {
+                continue;
+            }
+            return Err(Error::new(
+                ErrorKind::Io,
+                "a segment that was just sealed lacks an entry; what it was made of is kept",
+            ));
+        }
+        Ok(())
+    }
+
     /// Whether an entry of the key is here, damaged or not.
-    pub(super) fn has(&self, short: u128) -> Result<bool> {
+    fn has(&self, short: u128) -> Result<bool> {
         match self.find_short(short) {
             // No entry of another key is looked at, unless half of its digest is the same.
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
@@ -169,16 +183,21 @@ impl Sealed {
     /// The entry in these bytes, unless it is of another key with the same prefix.
     fn check(&self, bytes: &[u8], short: u128) -> Result<Option<JournalEntry>> {
         let entry = codec::decode(bytes)?;
-        let sequence = entry.heading.sequence;
-        let first = self.header.segment.first_sequence;
-        if !(first..=self.header.held.last_sequence).contains(&sequence) {
-            return Err(corrupt("holds an entry of another segment"));
-        }
+        self.check_sequence(entry.heading.sequence)?;
         let found = entry.digest.short();
         if block::prefix(found) != block::prefix(short) {
             return Err(corrupt("lists an entry as another one"));
         }
         Ok((found == short).then_some(entry))
+    }
+
+    /// Refuses an entry with this sequence if it can't be one of the segment's.
+    pub(super) fn check_sequence(&self, sequence: u64) -> Result<()> {
+        let first = self.header.segment.first_sequence;
+        if (first..=self.header.held.last_sequence).contains(&sequence) {
+            return Ok(());
+        }
+        Err(corrupt("holds an entry of another segment"))
     }
 
     /// The whole bytes of an entry that begins in the block `at` with `bytes` and ends in a later one.
@@ -213,15 +232,21 @@ impl Sealed {
 
     /// The entries that begin in a block, each checked whole or an error of its own.
     pub(super) fn entries_of(&self, at: u64) -> Result<Vec<Result<JournalEntry>>> {
+        let entries = self.bytes_of(at)?.into_iter();
+        Ok(entries.map(|bytes| codec::decode(&bytes?)).collect())
+    }
+
+    /// The bytes of the entries that begin in a block.
+    pub(super) fn bytes_of(&self, at: u64) -> Result<Vec<Result<Vec<u8>>>> {
         let begun: Vec<Result<(Vec<u8>, usize)>> = self.with_block(at, |block| {
             let copied = |begun: Begun<'_>| (begun.bytes.to_vec(), begun.length);
             Ok(block.entries().map(|begun| begun.map(copied)).collect())
         })?;
-        let decode = |begun: Result<(Vec<u8>, usize)>| {
+        let complete = |begun: Result<(Vec<u8>, usize)>| {
             let (bytes, length) = begun?;
-            codec::decode(&self.complete(at, bytes, length)?)
+            self.complete(at, bytes, length)
         };
-        Ok(begun.into_iter().map(decode).collect())
+        Ok(begun.into_iter().map(complete).collect())
     }
 
     /// The attempts that were in flight when the segment was sealed.

@@ -1,4 +1,5 @@
-//! Sealing: rolled segments are rewritten in the background, one after the other, oldest first.
+//! Sealing: rolled segments are rewritten in the background, one after the other, oldest first. The same thread
+//! merges sealed ones when there are many.
 //!
 //! A crash at any moment leaves the journal or the sealed file listed in the manifest, never neither; the
 //! other one is removed by the next open.
@@ -75,7 +76,7 @@ impl Sealing {
         self.failures.load(Ordering::Relaxed)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Err(Error::closed());
         }
@@ -90,7 +91,8 @@ impl Shared {
         loop {
             self.sealing.is_at_work.store(true, Ordering::Relaxed);
             // A panic is a failure like others: what it left is removed by the next try.
-            let result = catch_unwind(AssertUnwindSafe(|| self.seal_all()));
+            let work = || self.seal_all().and_then(|()| self.merge_while_many());
+            let result = catch_unwind(AssertUnwindSafe(work));
             let result = result.unwrap_or_else(|_| {
                 let message = "the sealing of a segment panicked";
                 Err(Error::new(ErrorKind::Unavailable, message))
@@ -111,7 +113,8 @@ impl Shared {
         }
     }
 
-    fn seal_all(&self) -> Result<()> {
+    /// Seals all segments that were rolled, oldest first.
+    pub(super) fn seal_all(&self) -> Result<()> {
         loop {
             let set = self.view.segments();
             let [oldest, _, ..] = &set.journals[..] else {
@@ -127,12 +130,14 @@ impl Shared {
     /// Puts a sealed file in the place of a rolled segment's journal.
     fn seal(&self, set: &SegmentSet, journal: &Arc<Journal>) -> Result<()> {
         let id = journal.tally.id();
-        let unfinished = self.folder.unfinished_sealed(id);
+        let header = &journal.tally.header;
+        let unfinished = self.folder.unfinished_sealed(header);
+        let path = self.folder.sealed(header);
         Folder::remove_file(&unfinished)?;
         let sealed = self
             .write_sealed(&unfinished, set, journal)
             .inspect_err(|_| drop(Folder::remove_file(&unfinished)))?;
-        self.folder.rename(&unfinished, &self.folder.sealed(id))?;
+        self.folder.rename(&unfinished, &path)?;
         let is_listed = self
             .with_manifest(|manifest| {
                 // The sweeper may have been faster.
@@ -154,7 +159,7 @@ impl Shared {
         Folder::remove_file(&if is_listed {
             self.folder.journal(id)
         } else {
-            self.folder.sealed(id)
+            path
         })
     }
 
@@ -163,7 +168,7 @@ impl Shared {
         let newer = &set.journals[1..];
         let mut slots = wanted_slots(set, journal);
         slots.sort_unstable_by_key(|(short, _)| *short);
-        let cache_bytes = self.budget.writable();
+        let cache_bytes = self.budget.sealing();
         let mut writer = SealedWriter::create(path, slots.len(), cache_bytes)?;
         let mut entry = Vec::new();
         for slots in slots.chunks(AT_ONCE) {
@@ -180,23 +185,17 @@ impl Shared {
             unreachable!("only rolled segments are sealed");
         };
         writer.finish(journal.tally.header, rolled.holds, journal.ends_at())?;
-        let cache_bytes = self.budget.sealed(set.sealed.len() + 1);
+        let entries = rolled.holds.entries;
+        let cache_bytes = self.budget.sealed(entries, set.sealed_entries() + entries);
         let sealed = Sealed::open(path, &journal.tally, *rolled, cache_bytes)?;
-        for (short, _) in [slots.first(), slots.last()].into_iter().flatten() {
-            if sealed.may_hold(*short) && sealed.has(*short)? {
-                continue;
-            }
-            return Err(Error::new(
-                ErrorKind::Io,
-                "a segment that was just sealed lacks an entry; its journal is kept",
-            ));
-        }
+        let ends = [slots.first(), slots.last()].into_iter().flatten();
+        sealed.check_holds(ends.map(|(short, _)| *short))?;
         Ok(sealed)
     }
 
     /// Lets others have the processor and the disk for twice as long as the last piece of work took, unless
     /// segments are rolled faster than they are sealed.
-    fn pause(&self, worked: Duration) {
+    pub(super) fn pause(&self, worked: Duration) {
         let is_behind = self.view.segments().journals.len() > 2;
         if !is_behind {
             std::thread::sleep((2 * worked).min(LONGEST_PAUSE));
@@ -204,22 +203,23 @@ impl Shared {
     }
 
     /// Opens the sealed segments anew, if their number has made their share of the page caches another.
-    fn share_caches(&self) -> Result<()> {
+    pub(super) fn share_caches(&self) -> Result<()> {
         let set = self.view.segments();
-        let share = self.budget.sealed(set.sealed.len());
+        let all = set.sealed_entries();
         for sealed in &set.sealed {
+            let share = self.budget.sealed(sealed.rolled.holds.entries, all);
             if sealed.cache_bytes() == share {
                 continue;
             }
             self.sealing.check()?;
-            let id = sealed.tally.id();
-            let reopened = Arc::new(sealed.reopen(&self.folder.sealed(id), share)?);
+            let path = self.folder.sealed(&sealed.tally.header);
+            let reopened = Arc::new(sealed.reopen(&path, share)?);
             self.with_manifest(|_| {
                 let mut segments = SegmentSet::clone(&self.view.segments());
                 let listed = segments
                     .sealed
                     .iter_mut()
-                    .find(|listed| listed.tally.id() == id);
+                    .find(|listed| Arc::ptr_eq(&listed.tally, &sealed.tally));
                 if let Some(listed) = listed {
                     *listed = reopened;
                     drop(self.view.set_segments(segments));

@@ -83,6 +83,12 @@ impl SegmentSet {
         sealed.chain(journals).sum()
     }
 
+    /// How many entries the journals of the sealed segments held.
+    pub(super) fn sealed_entries(&self) -> u64 {
+        let entries = self.sealed.iter().map(|sealed| sealed.rolled.holds.entries);
+        entries.fold(0, u64::saturating_add)
+    }
+
     /// All segments, oldest first.
     pub(super) fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
         let sealed = self.sealed.iter().cloned().map(Segment::Sealed);

@@ -12,6 +12,7 @@ use super::condition::Condition;
 use super::folder::Folder;
 use super::lanes::Lanes;
 use super::manifest::{Manifest, SegmentContent};
+use super::merger::Merging;
 use super::sealer::Sealing;
 use super::set::SegmentSet;
 use super::tally::Tally;
@@ -42,6 +43,7 @@ pub(super) struct Shared {
     pub(super) segment_bytes: u64,
     pub(super) budget: Budget,
     pub(super) sealing: Sealing,
+    pub(super) merging: Merging,
     pub(super) meters: Meters,
     /// After a step of the wall clock nothing is unlinked for one sweep interval.
     pub(super) sweep_not_before: Timestamp,

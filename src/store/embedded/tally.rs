@@ -1,5 +1,6 @@
 //! What a segment is called and counts as, from its first entry to its unlinking.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,10 @@ const GONE: i64 = i64::MIN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SegmentHeader {
     pub(super) store_id: [u8; 16],
+    /// Segments are numbered in the order of their age.
     pub(super) id: u64,
+    /// The lowest number of the segments that were merged into this one; its own if none was.
+    pub(super) first_id: u64,
     pub(super) first_sequence: u64,
 }
 
@@ -21,6 +25,9 @@ pub(super) struct Tally {
     pub(super) header: SegmentHeader,
     /// How many keys have their newest entry in the segment, and aren't free by it.
     live_keys: AtomicI64,
+    /// The counts of the segments that were merged into this one: somebody who looked at the set before may
+    /// still count there.
+    merged: Vec<Arc<Tally>>,
 }
 
 impl Tally {
@@ -28,6 +35,15 @@ impl Tally {
         Self {
             header,
             live_keys: AtomicI64::new(i64::try_from(live_keys).unwrap_or(i64::MAX)),
+            merged: Vec::new(),
+        }
+    }
+
+    /// The tally of the segment that adjacent ones are merged into.
+    pub(super) fn merging(header: SegmentHeader, merged: Vec<Arc<Self>>) -> Self {
+        Self {
+            merged,
+            ..Self::new(header, 0)
         }
     }
 
@@ -48,11 +64,19 @@ impl Tally {
 
     /// Ends the count, and gives what it was.
     pub(super) fn take(&self) -> u64 {
-        let live = self.live_keys.swap(GONE, Ordering::Relaxed);
+        let live = self.sum(|live_keys| live_keys.swap(GONE, Ordering::Relaxed));
         u64::try_from(live).unwrap_or(0)
     }
 
     pub(super) fn live_keys(&self) -> u64 {
-        u64::try_from(self.live_keys.load(Ordering::Relaxed)).unwrap_or(0)
+        let live = self.sum(|live_keys| live_keys.load(Ordering::Relaxed));
+        u64::try_from(live).unwrap_or(0)
+    }
+
+    /// One of them alone may be below zero: what is counted no more was counted in another.
+    fn sum(&self, read: impl Fn(&AtomicI64) -> i64 + Copy) -> i64 {
+        let own = read(&self.live_keys);
+        let merged = self.merged.iter().map(|tally| tally.sum(read));
+        merged.fold(own, i64::saturating_add)
     }
 }

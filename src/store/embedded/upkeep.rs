@@ -68,8 +68,10 @@ impl Shared {
                 return Ok(swept);
             }
             self.carry_forward(&set, &oldest, now)?;
-            swept.records += self.unlink(&oldest, now)?;
-            swept.segments += 1;
+            if let Some(records) = self.unlink(&oldest, now)? {
+                swept.records += records;
+                swept.segments += 1;
+            }
         }
     }
 
@@ -159,25 +161,33 @@ impl Shared {
     }
 
     /// Takes a segment off the manifest, then out of the readers' sight, then off the disk. Gives how
-    /// many keys had their newest entry in it.
-    fn unlink(&self, segment: &Segment, now: Timestamp) -> Result<u64> {
-        let id = segment.id();
-        self.with_manifest(|manifest| {
-            manifest.unlist(id, now)?;
-            let mut segments = SegmentSet::clone(&self.view.segments());
-            segments.sealed.retain(|listed| listed.tally.id() != id);
-            segments.journals.retain(|listed| listed.tally.id() != id);
-            drop(self.view.set_segments(segments));
-            Ok(())
-        })
-        .inspect_err(|error| self.fail(error))?;
+    /// many keys had their newest entry in it, or `None` if it was merged with others meanwhile.
+    fn unlink(&self, segment: &Segment, now: Timestamp) -> Result<Option<u64>> {
+        let header = segment.tally().header;
+        let id = header.id;
+        let is_listed = self
+            .with_manifest(|manifest| {
+                let mut segments = SegmentSet::clone(&self.view.segments());
+                if !segments.tallies().any(|tally| tally.header == header) {
+                    return Ok(false);
+                }
+                manifest.unlist(id, now)?;
+                segments.sealed.retain(|listed| listed.tally.id() != id);
+                segments.journals.retain(|listed| listed.tally.id() != id);
+                drop(self.view.set_segments(segments));
+                Ok(true)
+            })
+            .inspect_err(|error| self.fail(error))?;
+        if !is_listed {
+            return Ok(None);
+        }
         let records = segment.tally().take();
         self.view.uncount(records);
         // If this fails, the file is an orphan, and the next open removes it.
         Folder::remove_file(&self.folder.journal(id))?;
-        Folder::remove_file(&self.folder.sealed(id))?;
+        Folder::remove_file(&self.folder.sealed(&header))?;
         self.folder.sync()?;
-        Ok(records)
+        Ok(Some(records))
     }
 
     /// What the manifest says is unclear: nothing more can be granted.

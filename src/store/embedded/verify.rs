@@ -20,6 +20,7 @@ impl Shared {
     /// whoever is told may close the engine.
     pub(super) fn verify(&self, tell: &mut dyn FnMut(Progress)) -> Result<Verification> {
         self.condition.check()?;
+        let _held = self.merging.hold();
         let set = self.view.segments();
         let sealed_keys = set.sealed.iter().map(|sealed| sealed.keys());
         let journal_entries = set.journals.iter().map(|journal| journal.entries());
@@ -51,7 +52,7 @@ impl Shared {
             return Ok(false);
         };
         let path = match &segment {
-            Segment::Sealed(_) => self.folder.sealed(id),
+            Segment::Sealed(sealed) => self.folder.sealed(&sealed.tally.header),
             Segment::Journal(_) => self.folder.journal(id),
         };
         let name = path.file_name().unwrap_or_default().to_string_lossy();

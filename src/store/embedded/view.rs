@@ -196,10 +196,11 @@ impl View {
         if let Some(newest) = attempt.or(slot) {
             return Ok(newest == sequence);
         }
-        match set.holding(sequence) {
-            Some(tally) => Ok(!set.is_superseded(short, tally.id())?),
-            None => Ok(false),
-        }
+        let Some(at) = set.newest_maybe(short, set.sealed.len(), 0) else {
+            return Ok(false);
+        };
+        let newest = set.read_sealed(digest, at, 0)?;
+        Ok(newest.is_some_and(|newest| newest.heading.sequence == sequence))
     }
 
     /// Reads the newest entry of a key, and keeps a completed record for the next retry unless it has been

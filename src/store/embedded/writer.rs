@@ -267,8 +267,10 @@ impl Writer {
     /// Goes on in a new segment. The old one is finished first, so that no open has to repair it.
     fn roll(&mut self, now: Timestamp) -> Result<()> {
         let shared = &self.shared;
+        let id = self.active.tally.id() + 1;
         let header = SegmentHeader {
-            id: self.active.tally.id() + 1,
+            id,
+            first_id: id,
             first_sequence: self.next_sequence,
             ..self.active.tally.header
         };
