@@ -7,6 +7,7 @@ mod guard;
 #[cfg(any(feature = "tower", feature = "actix"))]
 mod hooks;
 mod offload;
+mod open;
 mod operate;
 mod run;
 mod stats;

@@ -53,8 +53,8 @@ pub struct Stats {
     pub refused_oversize: u64,
     /// Sweeps that failed. While they do, what is over keeps its disk space and counts as live.
     pub failed_sweeps: u64,
-    /// Segments that couldn't be sealed, mostly for want of disk space. They are tried again, and take more
-    /// memory until then.
+    /// Segments that couldn't be sealed, or merged, mostly for want of disk space. They are tried again, and take
+    /// more memory until then.
     pub failed_seals: u64,
     /// By how much the wall clock at open was ahead of the newest record, if by more than an hour. The
     /// time that has passed and a clock that was set wrong look alike; if the engine wasn't down for

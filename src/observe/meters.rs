@@ -1,6 +1,7 @@
 //! The metrics of one engine, by name. docs/OBSERVABILITY.md lists them for users.
 
 use super::recorder::{Counter, Gauge, Histogram, Moment, counter, counts, gauge, seconds};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The handles of one engine's metrics.
 #[derive(Clone, Debug)]
@@ -84,6 +85,8 @@ impl Meters {
     /// The handles, from the recorder that is installed at this moment.
     pub(crate) fn new(engine: &str) -> Self {
         let plain = |name, about| counter(name, engine, None, about);
+        let level = |name, about| gauge(name, engine, about);
+        let time = |name, about| seconds(name, engine, about);
         Self {
             verdicts: Verdicts::new(engine),
             takeovers: plain(
@@ -95,9 +98,8 @@ impl Meters {
                 "onceward_releases_total",
                 "Keys that were released by their guard.",
             ),
-            commit_seconds: seconds(
+            commit_seconds: time(
                 "onceward_commit_seconds",
-                engine,
                 "How long a commit to the disk took.",
             ),
             commit_entries: counts(
@@ -105,49 +107,33 @@ impl Meters {
                 engine,
                 "How many entries shared a commit.",
             ),
-            queued: gauge(
-                "onceward_queued",
-                engine,
-                "Commands that wait for the writer.",
-            ),
-            waiters: gauge(
-                "onceward_waiters",
-                engine,
-                "Callers that wait for another attempt.",
-            ),
-            in_flight: gauge(
+            queued: level("onceward_queued", "Commands that wait for the writer."),
+            waiters: level("onceward_waiters", "Callers that wait for another attempt."),
+            in_flight: level(
                 "onceward_in_flight",
-                engine,
                 "Attempts that were granted and not settled.",
             ),
-            live_keys: gauge("onceward_live_keys", engine, "Keys that have a record."),
-            segments: gauge("onceward_segments", engine, "Segments on the disk."),
-            unsealed: gauge(
+            live_keys: level("onceward_live_keys", "Keys that have a record."),
+            segments: level("onceward_segments", "Segments on the disk."),
+            unsealed: level(
                 "onceward_unsealed_segments",
-                engine,
                 "Segments that are not sealed yet, the active one included.",
             ),
-            disk_bytes: gauge(
-                "onceward_disk_bytes",
-                engine,
-                "The size of all segment files.",
-            ),
+            disk_bytes: level("onceward_disk_bytes", "The size of all segment files."),
             sweeps: plain("onceward_sweeps_total", "Sweeps that ended well."),
             failed_sweeps: plain("onceward_failed_sweeps_total", "Sweeps that failed."),
             swept_records: plain("onceward_swept_records_total", "Records that were swept."),
-            sweep_seconds: seconds("onceward_sweep_seconds", engine, "How long a sweep took."),
-            seal_seconds: seconds(
+            sweep_seconds: time("onceward_sweep_seconds", "How long a sweep took."),
+            seal_seconds: time(
                 "onceward_seal_seconds",
-                engine,
                 "How long it took to seal a segment.",
             ),
             failed_seals: plain(
                 "onceward_failed_seals_total",
                 "Seals and merges of segments that failed.",
             ),
-            merge_seconds: seconds(
+            merge_seconds: time(
                 "onceward_merge_seconds",
-                engine,
                 "How long it took to merge segments.",
             ),
             cache_hits: plain(
@@ -222,18 +208,24 @@ impl Meters {
         self.sweep_seconds.note_since(begun.0);
     }
 
-    pub(crate) fn sealed(&self, begun: Begun, is_ok: bool) {
-        if is_ok {
-            self.seal_seconds.note_since(begun.0);
-        } else {
-            self.failed_seals.add(1);
+    pub(crate) fn sealed(&self, begun: Begun, result: &Result<()>) {
+        match result {
+            Ok(()) => self.seal_seconds.note_since(begun.0),
+            Err(error) => self.failed_to_seal(error),
         }
     }
 
-    pub(crate) fn merged(&self, begun: Begun, is_ok: bool) {
-        if is_ok {
-            self.merge_seconds.note_since(begun.0);
-        } else {
+    pub(crate) fn merged(&self, begun: Begun, result: &Result<bool>) {
+        match result {
+            Ok(true) => self.merge_seconds.note_since(begun.0),
+            Ok(false) => {}
+            Err(error) => self.failed_to_seal(error),
+        }
+    }
+
+    fn failed_to_seal(&self, error: &Error) {
+        // A close ends what goes on.
+        if error.kind() != ErrorKind::Closed {
             self.failed_seals.add(1);
         }
     }

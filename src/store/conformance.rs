@@ -86,6 +86,7 @@ fn embedded(
         replay_cache_bytes,
         segment_entries,
         segment_bytes: 1 << 20,
+        merge_above: 4,
         pepper: None,
         is_restored: false,
         progress: OnProgress::default(),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use onceward::{Engine, ErrorKind, Outcome, Reply};
 
-use crate::support::{Bench, folder_of_child, granted, in_flight, key, replayed, request};
+use crate::support::{
+    Bench, completed, folder_of_child, granted, in_flight, key, replayed, request, sealed,
+};
 
 /// How large files may get in the child, in blocks of 512 bytes or of 1 KiB, as the shell has it.
 const FILE_BLOCKS: u32 = 6_000;
@@ -35,6 +37,13 @@ pub(crate) fn in_limited_child(test: &str, path: &Path) -> String {
 #[test]
 fn a_refused_write_fails_closed_and_loses_nothing_that_was_acknowledged() {
     let bench = Bench::new();
+    let tiny = Engine::builder().segment_entries(4);
+    let engine = tiny.open(bench.path()).unwrap();
+    for number in 0..3 {
+        completed(&engine, &format!("sealed {number}"), "body");
+    }
+    sealed(&engine);
+    engine.close().unwrap();
     let output = in_limited_child("failing_disk::works_until_the_disk_is_full", &bench.path());
     let acknowledged: usize = output
         .lines()
@@ -43,17 +52,22 @@ fn a_refused_write_fails_closed_and_loses_nothing_that_was_acknowledged() {
         .parse()
         .unwrap();
     assert!(acknowledged > 10);
-    let first = bench.path().join("segment-0000000001.redb");
-    assert!(first.exists());
+    let failed = bench.path().join("segment-0000000002.redb");
+    let kept = std::fs::read(&failed).unwrap();
     // As if an earlier open had been killed while it wrote the content anew.
-    std::fs::copy(&first, bench.path().join("segment-0000000002.redb")).unwrap();
+    std::fs::copy(&failed, bench.path().join("segment-0000000003.redb")).unwrap();
     let engine = Engine::open(bench.path()).unwrap();
     // What was read back from the failed file was written to a new one before it was trusted.
-    assert!(!first.exists());
-    let new = granted(&engine, "new");
-    new.complete(Reply::new(200, "")).unwrap();
+    assert!(!failed.exists());
+    completed(&engine, "new", "");
     engine.close().unwrap();
+    // As if that open had been killed just before the old file went.
+    std::fs::write(&failed, kept).unwrap();
     let engine = Engine::open(bench.path()).unwrap();
+    assert!(!failed.exists());
+    for number in 0..3 {
+        replayed(&engine, &format!("sealed {number}"));
+    }
     for number in 0..acknowledged {
         assert_eq!(replayed(&engine, &number.to_string()).body().len(), 8_192);
     }

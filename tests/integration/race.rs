@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use onceward::{Engine, Outcome, Reply};
+use onceward::{Engine, EntryState, Outcome, Reply};
 use tokio::sync::Barrier;
 
 use crate::support::{Bench, folder, is_full_run, key, request};
@@ -127,6 +127,19 @@ fn readers_writers_and_the_sweeper_agree_while_segments_roll_and_go() {
             while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
                 bench.clock.advance(std::time::Duration::from_secs(3));
                 engine.sweep().unwrap();
+            }
+        });
+        scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let exported = engine.export().map(|entry| entry.unwrap());
+                for entry in exported {
+                    let key = entry.key.unwrap();
+                    if let EntryState::Completed { reply, .. } = entry.state {
+                        assert_eq!(reply.body(), key.key());
+                    }
+                }
+                let found = engine.verify(|_| ()).unwrap();
+                assert!(found.is_sound(), "{:?}", found.problems);
             }
         });
         for caller in callers {

@@ -21,8 +21,8 @@ pub(super) struct Export {
     /// The number of the last segment that was walked through.
     done: u64,
     within: Option<(u64, Cursor)>,
-    has_failed: bool,
-    _held: MergesHeld,
+    /// `None` at the end.
+    held: Option<MergesHeld<Arc<Shared>>>,
 }
 
 /// How far a walk has come within a segment.
@@ -36,11 +36,10 @@ enum Cursor {
 impl Export {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            _held: shared.merging.hold(),
+            held: Some(MergesHeld::new(Arc::clone(&shared))),
             shared,
             done: 0,
             within: None,
-            has_failed: false,
         }
     }
 
@@ -147,12 +146,11 @@ impl Iterator for Export {
     type Item = Vec<Result<Stored>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.has_failed {
-            return None;
+        self.held.as_ref()?;
+        let chunk = self.chunk();
+        if !matches!(chunk, Ok(Some(_))) {
+            self.held = None;
         }
-        self.chunk().unwrap_or_else(|error| {
-            self.has_failed = true;
-            Some(vec![Err(error)])
-        })
+        chunk.unwrap_or_else(|error| Some(vec![Err(error)]))
     }
 }

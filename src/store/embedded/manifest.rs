@@ -80,6 +80,8 @@ pub(super) struct SegmentRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RolledRow {
     pub(super) rolled_at_ms: u64,
+    /// When the first of those that were merged into the segment would have been unlinked; 0 if none was.
+    pub(super) first_due_ms: u64,
     pub(super) holds: SegmentContent,
 }
 
@@ -88,6 +90,12 @@ pub(super) struct RolledRow {
 pub(super) struct SegmentContent {
     pub(super) entries: u64,
     pub(super) last_sequence: u64,
+}
+
+impl RolledRow {
+    pub(super) fn first_due(&self) -> Option<Timestamp> {
+        (self.first_due_ms > 0).then_some(Timestamp(self.first_due_ms))
+    }
 }
 
 impl SegmentRow {

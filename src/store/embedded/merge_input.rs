@@ -11,7 +11,7 @@ pub(super) struct Input {
     /// What was read and not looked at yet.
     entries: std::vec::IntoIter<Result<Vec<u8>>>,
     next: Option<InputEntry>,
-    is_damaged: bool,
+    has_failed: bool,
 }
 
 /// An entry as it stands in its segment.
@@ -28,7 +28,7 @@ impl Input {
             next_block: 0,
             entries: Vec::new().into_iter(),
             next: None,
-            is_damaged: false,
+            has_failed: false,
         };
         input.advance()?;
         Ok(input)
@@ -38,9 +38,9 @@ impl Input {
         self.sealed.tally.id()
     }
 
-    /// Whether something in it couldn't be read as what it should be.
-    pub(super) fn is_damaged(&self) -> bool {
-        self.is_damaged
+    /// Whether something in it couldn't be read, or not as what it should be.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Gives the next entry, and reads the one after it.
@@ -50,7 +50,7 @@ impl Input {
             self.advance()?;
             let is_in_order = |next: &InputEntry| next.short > taken.short;
             if !self.next.as_ref().is_none_or(is_in_order) {
-                self.is_damaged = true;
+                self.has_failed = true;
                 return Err(Error::new(
                     ErrorKind::Corrupt,
                     "a sealed segment's entries are out of order; restore the folder from a backup",
@@ -61,9 +61,9 @@ impl Input {
     }
 
     fn advance(&mut self) -> Result<()> {
-        self.next = self.read().inspect_err(|error| {
-            self.is_damaged = error.kind() == ErrorKind::Corrupt;
-        })?;
+        let next = self.read();
+        self.has_failed = next.is_err();
+        self.next = next?;
         Ok(())
     }
 

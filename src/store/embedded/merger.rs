@@ -4,14 +4,18 @@
 //! of all that went into it, from the first to the last, and is looked for by the last. A crash at any moment
 //! leaves the old segments or the merged one listed in the manifest; the others are removed by the next open.
 
+use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::block::BLOCK_BYTES;
 use super::budget::Budget;
 use super::folder::Folder;
 use super::manifest::{ManifestState, RolledRow, SegmentContent, SegmentRow};
+use super::merge_choice::{self, Candidate, MERGED_AT_ONCE, Most};
 use super::merge_input::{Input, newest_of_next_key};
 use super::sealed::{Sealed, SealedAttempt};
 use super::sealed_writer::SealedWriter;
@@ -20,207 +24,233 @@ use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
 use crate::codec::OutlineState;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::observe::Begun;
 
-/// How many segments become one.
-const MERGED_AT_ONCE: usize = 4;
-/// The first of them may wait for the last one's end by this fraction of what it has left, which bounds how
-/// much longer it takes up the disk.
-const WAITS_AT_MOST: u32 = 8;
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;
+/// After a failure, merging rests for this part of the retention: it is never urgent, and each try takes room.
+const RESTS_FOR: u32 = 24;
 
 /// When segments may be merged.
 #[derive(Debug)]
 pub(super) struct Merging {
-    /// Above how many sealed segments there is something to do.
-    most_segments: usize,
-    /// The numbers of those that hold something damaged: they stay as they are.
-    damaged: Mutex<Vec<u64>>,
-    held: Arc<Mutex<usize>>,
+    most: Most,
+    /// The numbers of those that couldn't be read whole: they stay as they are.
+    unreadable: Mutex<Vec<u64>>,
+    not_before: Mutex<Timestamp>,
+    /// How many walk through the segments.
+    held: Mutex<usize>,
 }
 
-/// As long as there is one of these, the set of segments isn't merged: whoever has it walks through them, one
-/// after the other.
+/// As long as there is one of these, no segments are merged: whoever has it walks through them, one after
+/// the other.
 #[derive(Debug)]
-pub(super) struct MergesHeld(Arc<Mutex<usize>>);
+pub(super) struct MergesHeld<S: Deref<Target = Shared>>(S);
 
 impl Merging {
-    pub(super) fn new(most_segments: usize) -> Self {
+    pub(super) fn new(most: Most) -> Self {
         Self {
-            most_segments,
-            damaged: Mutex::default(),
-            held: Arc::default(),
+            most,
+            unreadable: Mutex::default(),
+            not_before: Mutex::new(Timestamp(0)),
+            held: Mutex::default(),
         }
     }
 
-    /// Waits for a merge that is being listed at this moment.
-    pub(super) fn hold(&self) -> MergesHeld {
-        *self.held.lock() += 1;
-        MergesHeld(Arc::clone(&self.held))
-    }
-
-    /// Which segments to merge: of all that may be, those with the least work.
-    fn choose<'a>(
-        &self,
-        set: &'a SegmentSet,
-        due: impl Fn(&Sealed) -> Timestamp,
-        now: Timestamp,
-    ) -> Option<&'a [Arc<Sealed>]> {
-        if set.sealed.len() <= self.most_segments || *self.held.lock() > 0 {
-            return None;
-        }
-        let damaged = self.damaged.lock();
-        let may_be_merged = |group: &&[Arc<Sealed>]| {
-            let is_damaged = |sealed: &Arc<Sealed>| damaged.contains(&sealed.tally.id());
-            let due: Vec<Timestamp> = group.iter().map(|sealed| due(sealed)).collect();
-            !group.iter().any(is_damaged) && may_end_together(&due, now)
-        };
-        let work = |group: &&[Arc<Sealed>]| -> u64 { group.iter().map(|one| one.keys()).sum() };
-        let groups = set.sealed.windows(MERGED_AT_ONCE);
-        groups.filter(may_be_merged).min_by_key(work)
+    fn is_held(&self) -> bool {
+        *self.held.lock() > 0
     }
 }
 
-impl Drop for MergesHeld {
+impl<S: Deref<Target = Shared>> MergesHeld<S> {
+    /// Waits for a merge that is being listed at this moment; ends one that is being written.
+    pub(super) fn new(shared: S) -> Self {
+        *shared.merging.held.lock() += 1;
+        Self(shared)
+    }
+}
+
+impl<S: Deref<Target = Shared>> Drop for MergesHeld<S> {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
+        *self.0.merging.held.lock() -= 1;
+        self.0.sealing.wake();
     }
-}
-
-/// Whether segments that are due to be unlinked at these times may wait for the last of them.
-fn may_end_together(due: &[Timestamp], now: Timestamp) -> bool {
-    let (Some(first), Some(last)) = (due.iter().min(), due.iter().max()) else {
-        return false;
-    };
-    now < *first && last.since(*first) <= first.since(now) / WAITS_AT_MOST
 }
 
 impl Shared {
     /// Merges sealed segments as long as there are too many, and any that may be merged.
     pub(super) fn merge_while_many(&self) -> Result<()> {
-        loop {
-            let set = self.view.segments();
-            let due = |sealed: &Sealed| {
-                let rolled_at = Timestamp(sealed.rolled.rolled_at_ms);
-                sealed.ends_at().min(rolled_at.plus(self.rules.retention))
-            };
-            let chosen = self.merging.choose(&set, due, self.timeline.now());
-            let Some(members) = chosen else {
-                return Ok(());
-            };
-            let damaged_before = self.merging.damaged.lock().len();
+        while let Some(members) = self.choose_members() {
+            let unreadable_before = self.merging.unreadable.lock().len();
             let begun = Begun::now();
-            let result = self.merge(&set, members);
-            self.meters.merged(begun, result.is_ok());
+            let result = self.merge(&members);
+            self.meters.merged(begun, &result);
             match result {
-                Ok(()) => self.share_caches()?,
+                Ok(true) => self.share_caches()?,
+                // Somebody walks through the segments, and will wake this thread; or the oldest was swept.
+                Ok(false) => return Ok(()),
                 // There may be others that can be merged.
-                Err(error)
-                    if error.kind() == ErrorKind::Corrupt
-                        && self.merging.damaged.lock().len() > damaged_before => {}
-                Err(error) => return Err(error),
+                Err(_) if self.merging.unreadable.lock().len() > unreadable_before => {}
+                Err(error) => {
+                    let rest = self.rules.retention / RESTS_FOR;
+                    *self.merging.not_before.lock() = self.timeline.now().plus(rest);
+                    return Err(error);
+                }
             }
-        }
-    }
-
-    /// Puts one sealed file in the place of adjacent ones.
-    fn merge(&self, set: &SegmentSet, members: &[Arc<Sealed>]) -> Result<()> {
-        let (header, rolled) = what_is_merged(members);
-        let unfinished = self.folder.unfinished_sealed(&header);
-        Folder::remove_file(&unfinished)?;
-        let merged = self
-            .write_merged(set, members, header, rolled)
-            .inspect_err(|_| drop(Folder::remove_file(&unfinished)))?;
-        let path = self.folder.sealed(&header);
-        self.folder.rename(&unfinished, &path)?;
-        if !self.list_merged(members, merged)? {
-            return Folder::remove_file(&path);
-        }
-        for sealed in members {
-            // If this fails, the file is an orphan, and the next open removes it.
-            Folder::remove_file(&self.folder.sealed(&sealed.tally.header))?;
         }
         Ok(())
     }
 
-    /// Writes the newest entry of each key into a file, opens that, and tries it.
+    fn choose_members(&self) -> Option<Vec<Arc<Sealed>>> {
+        let now = self.timeline.now();
+        if self.merging.is_held() || now < *self.merging.not_before.lock() {
+            return None;
+        }
+        let set = self.view.segments();
+        let unreadable = self.merging.unreadable.lock();
+        let candidate = |sealed: &Arc<Sealed>| Candidate {
+            entries: sealed.rolled.holds.entries,
+            bytes: sealed.blocks() * BLOCK_BYTES as u64,
+            due: self.due(sealed),
+            first_due: sealed.rolled.first_due().unwrap_or(self.due(sealed)),
+            is_readable: !unreadable.contains(&sealed.tally.id()),
+        };
+        let candidates: Vec<Candidate> = set.sealed.iter().map(candidate).collect();
+        let at = merge_choice::choose(&candidates, self.merging.most, now)?;
+        Some(set.sealed[at..at + MERGED_AT_ONCE].to_vec())
+    }
+
+    /// When a segment will be unlinked, unless attempts in it are held.
+    fn due(&self, sealed: &Sealed) -> Timestamp {
+        let rolled_at = Timestamp(sealed.rolled.rolled_at_ms);
+        sealed.ends_at().min(rolled_at.plus(self.rules.retention))
+    }
+
+    /// Puts one sealed file in the place of adjacent ones; gives whether it did.
+    fn merge(&self, members: &[Arc<Sealed>]) -> Result<bool> {
+        let first_due =
+            |sealed: &Arc<Sealed>| sealed.rolled.first_due().unwrap_or(self.due(sealed));
+        let (header, rolled) = what_is_merged(members, members.iter().map(first_due).min());
+        let unfinished = self.folder.unfinished_sealed(&header);
+        Folder::remove_file(&unfinished)?;
+        let merged = self
+            .write_merged(members, header, rolled)
+            .inspect_err(|_| drop(Folder::remove_file(&unfinished)))?;
+        let Some(merged) = merged else {
+            Folder::remove_file(&unfinished)?;
+            return Ok(false);
+        };
+        let path = self.folder.sealed(&header);
+        self.folder
+            .rename(&unfinished, &path)
+            .inspect_err(|_| drop(Folder::remove_file(&path)))?;
+        if !self.list_merged(members, merged)? {
+            Folder::remove_file(&path)?;
+            return Ok(false);
+        }
+        let files = members.iter().map(|sealed| &sealed.tally.header);
+        // If one of these fails, the file is an orphan, and the next open removes it.
+        let mut result = Ok(true);
+        for header in files {
+            let removed = Folder::remove_file(&self.folder.sealed(header));
+            result = result.and_then(|is_done| removed.map(|()| is_done));
+        }
+        result
+    }
+
+    /// Writes the newest entry of each key into a file, opens that, and tries it. `None` if it had to give up,
+    /// because somebody walks through the segments.
     fn write_merged(
         &self,
-        set: &SegmentSet,
+        members: &[Arc<Sealed>],
+        header: SegmentHeader,
+        rolled: RolledRow,
+    ) -> Result<Option<Sealed>> {
+        let path = self.folder.unfinished_sealed(&header);
+        let keys: u64 = members.iter().map(|sealed| sealed.keys()).sum();
+        let keys = usize::try_from(keys).unwrap_or(usize::MAX);
+        let mut writer = SealedWriter::create(&path, keys, self.budget.sealing())?;
+        let mut inputs = self.inputs(members)?;
+        let listed = attempts_of(members)?;
+        let (mut first, mut last) = (None, None);
+        loop {
+            let begun = Instant::now();
+            for _ in 0..AT_ONCE {
+                let next = newest_of_next_key(&mut inputs)
+                    .inspect_err(|_| self.note_unreadable(&inputs))?;
+                let Some(entry) = next else {
+                    let sealed = self.finish_merged(writer, members, header, rolled)?;
+                    sealed.check_holds([first, last].into_iter().flatten())?;
+                    return Ok(Some(sealed));
+                };
+                let short = entry.short;
+                if entry.outline.state == OutlineState::Removed && !self.hides(short, header) {
+                    continue;
+                }
+                writer.push(short, &entry.bytes)?;
+                first.get_or_insert(short);
+                last = Some(short);
+                if let OutlineState::InFlight { lease_until, .. } = entry.outline.state
+                    && listed.contains(&short)
+                {
+                    writer.note_attempt(SealedAttempt { short, lease_until });
+                }
+            }
+            self.sealing.check()?;
+            if self.merging.is_held() {
+                return Ok(None);
+            }
+            self.pause(begun.elapsed());
+            // What is rolled meanwhile doesn't wait for the end of this.
+            self.seal_all()?;
+        }
+    }
+
+    fn finish_merged(
+        &self,
+        mut writer: SealedWriter,
         members: &[Arc<Sealed>],
         header: SegmentHeader,
         rolled: RolledRow,
     ) -> Result<Sealed> {
         let path = self.folder.unfinished_sealed(&header);
-        let is_older = |sealed: &&Arc<Sealed>| sealed.tally.id() < header.first_id;
-        let older = set.sealed.iter().take_while(is_older).count();
-        let keys: u64 = members.iter().map(|sealed| sealed.keys()).sum();
-        let keys = usize::try_from(keys).unwrap_or(usize::MAX);
-        let mut writer = SealedWriter::create(&path, keys, self.budget.sealing())?;
-        let mut inputs = self.inputs(members)?;
-        let (mut first, mut last) = (None, None);
-        let mut copied = 0;
-        let mut begun = Instant::now();
-        while let Some(entry) =
-            newest_of_next_key(&mut inputs).inspect_err(|_| self.note_damaged(&inputs))?
-        {
-            let is_wanted = entry.outline.state != OutlineState::Removed
-                || set.newest_maybe(entry.short, older, 0).is_some();
-            if is_wanted {
-                writer.push(entry.short, &entry.bytes)?;
-                first.get_or_insert(entry.short);
-                last = Some(entry.short);
-            }
-            if let OutlineState::InFlight { lease_until, .. } = entry.outline.state {
-                let short = entry.short;
-                writer.note_attempt(SealedAttempt { short, lease_until });
-            }
-            copied += 1;
-            if copied % AT_ONCE == 0 {
-                self.sealing.check()?;
-                self.pause(begun.elapsed());
-                // What is rolled meanwhile doesn't wait for the end of this.
-                self.seal_all()?;
-                begun = Instant::now();
-            }
-        }
-        let newer = self.view.segments();
-        writer.retain_attempts(|attempt| newer.newest_slot(attempt.short).is_none());
+        let set = self.view.segments();
+        writer.retain_attempts(|attempt| set.newest_slot(attempt.short).is_none());
         let ends_at = members.iter().map(|sealed| sealed.ends_at()).max();
         writer.finish(header, rolled.holds, ends_at.unwrap_or(Timestamp(0)))?;
-        let tallies = members.iter().map(|sealed| Arc::clone(&sealed.tally));
-        let tally = Arc::new(Tally::merging(header, tallies.collect()));
-        let all = newer.sealed_entries();
-        let cache_bytes = self.budget.sealed(rolled.holds.entries, all);
-        let sealed = Sealed::open(&path, &tally, rolled, cache_bytes)?;
-        sealed.check_holds([first, last].into_iter().flatten())?;
-        Ok(sealed)
+        let tallies = members.iter().map(|sealed| &sealed.tally);
+        let tally = Arc::new(Tally::merging(header, tallies));
+        let cache_bytes = self
+            .budget
+            .sealed(rolled.holds.entries, set.sealed_entries());
+        Sealed::open(&path, &tally, rolled, cache_bytes)
+    }
+
+    /// Whether a removal may still be needed: a segment that is older than all that are merged may hold the key.
+    fn hides(&self, short: u128, merged: SegmentHeader) -> bool {
+        let set = self.view.segments();
+        let is_older = |sealed: &Arc<Sealed>| sealed.tally.id() < merged.first_id;
+        let older = set.sealed.partition_point(is_older);
+        set.newest_maybe(short, older, 0).is_some()
     }
 
     fn inputs(&self, members: &[Arc<Sealed>]) -> Result<Vec<Input>> {
-        let share = Budget::passing();
         let open = |sealed: &Arc<Sealed>| {
             // A handle of its own, so that what others read stays in their cache.
-            Input::new(sealed.reopen(&self.folder.sealed(&sealed.tally.header), share)?)
-        };
-        members
-            .iter()
-            .map(|sealed| {
-                open(sealed).inspect_err(|error| {
-                    if error.kind() == ErrorKind::Corrupt {
-                        self.merging.damaged.lock().push(sealed.tally.id());
-                    }
-                })
+            let path = self.folder.sealed(&sealed.tally.header);
+            let opened = sealed.reopen(&path, Budget::passing());
+            opened.and_then(Input::new).inspect_err(|_| {
+                self.merging.unreadable.lock().push(sealed.tally.id());
             })
-            .collect()
+        };
+        members.iter().map(open).collect()
     }
 
-    fn note_damaged(&self, inputs: &[Input]) {
-        let damaged = inputs.iter().filter(|input| input.is_damaged());
-        let ids = damaged.map(|input| input.id());
-        self.merging.damaged.lock().extend(ids);
+    fn note_unreadable(&self, inputs: &[Input]) {
+        let unreadable = inputs.iter().filter(|input| input.has_failed());
+        let mut noted = self.merging.unreadable.lock();
+        noted.extend(unreadable.map(Input::id));
     }
 
     /// Lists the merged segment in its members' place, unless one of them is no longer there or somebody walks
@@ -232,15 +262,9 @@ impl Shared {
         }
         self.with_manifest(|manifest| {
             let mut segments = SegmentSet::clone(&self.view.segments());
-            let is_member = |listed: &Arc<Sealed>, member: &Arc<Sealed>| {
-                Arc::ptr_eq(&listed.tally, &member.tally)
-            };
-            let first = segments
-                .sealed
-                .iter()
-                .position(|listed| is_member(listed, &members[0]));
+            let is_first = |listed: &Arc<Sealed>| Arc::ptr_eq(&listed.tally, &members[0].tally);
             // Only the oldest ever go; the others follow it.
-            let Some(first) = first else {
+            let Some(first) = segments.sealed.iter().position(is_first) else {
                 return Ok(false);
             };
             let (header, rolled) = (merged.tally.header, merged.rolled);
@@ -254,8 +278,20 @@ impl Shared {
     }
 }
 
+/// The keys of the attempts that the segments list as in flight.
+fn attempts_of(members: &[Arc<Sealed>]) -> Result<HashSet<u128>> {
+    let mut shorts = HashSet::new();
+    for sealed in members {
+        shorts.extend(sealed.attempts()?.iter().map(|attempt| attempt.short));
+    }
+    Ok(shorts)
+}
+
 /// How the segment is called that others are merged into, and what it counts as.
-fn what_is_merged(members: &[Arc<Sealed>]) -> (SegmentHeader, RolledRow) {
+fn what_is_merged(
+    members: &[Arc<Sealed>],
+    first_due: Option<Timestamp>,
+) -> (SegmentHeader, RolledRow) {
     let [first, .., last] = members else {
         unreachable!("one segment alone isn't merged");
     };
@@ -266,6 +302,7 @@ fn what_is_merged(members: &[Arc<Sealed>]) -> (SegmentHeader, RolledRow) {
     let entries = members.iter().map(|sealed| sealed.rolled.holds.entries);
     let rolled = RolledRow {
         rolled_at_ms: last.rolled.rolled_at_ms,
+        first_due_ms: first_due.map_or(0, |due| due.0),
         holds: SegmentContent {
             entries: entries.sum(),
             last_sequence: last.rolled.holds.last_sequence,
@@ -297,23 +334,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_end_together_only_if_none_waits_long_for_it() {
-        let now = Timestamp(1_000);
-        let may = |due: &[u64]| {
-            let due: Vec<Timestamp> = due.iter().map(|due| Timestamp(*due)).collect();
-            may_end_together(&due, now)
-        };
-        assert!(may(&[1_800, 1_900]));
-        assert!(!may(&[1_800, 1_901]));
-        assert!(may(&[1_900, 1_850, 1_800]));
-        assert!(!may(&[1_901, 1_800, 1_850]));
-        assert!(may(&[1_001, 1_001]));
-        assert!(!may(&[1_000, 1_000]), "these are about to go");
-        assert!(!may(&[900, 9_000]));
-        assert!(!may(&[]));
-    }
-
-    #[test]
     fn a_merged_row_takes_its_members_place_and_count() {
         let row = |id, live_keys| SegmentRow {
             id,
@@ -332,6 +352,7 @@ mod tests {
         };
         let rolled = RolledRow {
             rolled_at_ms: 5,
+            first_due_ms: 4,
             holds: SegmentContent {
                 entries: 9,
                 last_sequence: 39,

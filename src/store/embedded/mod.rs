@@ -18,6 +18,7 @@ mod journal;
 mod journal_file;
 mod lanes;
 mod manifest;
+mod merge_choice;
 mod merge_input;
 mod merger;
 mod recovery;
@@ -45,6 +46,7 @@ use self::budget::Budget;
 use self::condition::Condition;
 use self::export::Export;
 use self::lanes::{Job, Lanes};
+use self::merge_choice::Most;
 use self::merger::Merging;
 use self::sealer::Sealing;
 use self::shared::Shared;
@@ -62,6 +64,9 @@ use crate::secret::{Digest, Pepper, Secret};
 use crate::verification::Verification;
 
 pub(crate) use recovery::{Recovered, recover};
+
+/// No merged segment holds more than so many full ones did.
+const MERGED_AT_MOST: u64 = 16;
 
 /// What the builder was told about the store.
 #[derive(Clone, Debug)]
@@ -84,6 +89,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    fn most_merged(&self) -> Most {
+        Most {
+            segments: self.merge_above,
+            entries: self.segment_entries.saturating_mul(MERGED_AT_MOST),
+            bytes: self.segment_bytes.saturating_mul(MERGED_AT_MOST),
+        }
+    }
+
     fn budget(&self) -> Budget {
         Budget(self.cache_bytes)
     }
@@ -130,7 +143,7 @@ impl Embedded {
             segment_bytes: settings.segment_bytes,
             budget: settings.budget(),
             sealing,
-            merging: Merging::new(settings.merge_above),
+            merging: Merging::new(settings.most_merged()),
             meters: settings.meters,
             sweep_not_before,
             clock_step: recovered.clock_step,

@@ -187,7 +187,8 @@ fn mark_open(
 fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<()> {
     let files = folder.segment_files()?;
     let first = state.segments.first().map_or(0, |row| row.first_id);
-    let next = state.segments.last().map_or(1, |row| row.id + 1);
+    let last = state.segments.last().map_or(0, |row| row.id);
+    let mut spare = Vec::new();
     for &file in &files {
         let row = state.segments.iter().find(|row| row.covers(file.id));
         let is_spare = match file.kind {
@@ -195,17 +196,20 @@ fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -
             // What a listed file has taken the place of goes once that one was opened.
             FileKind::Journal if row.is_some() => continue,
             FileKind::Sealed if row.is_some_and(|row| is_replaced_or_listed(row, file)) => continue,
+            // Only a suspect segment leaves a gap when another one takes its place.
+            FileKind::Journal if file.id < last => true,
             FileKind::Journal => {
                 let path = folder.segment(file);
                 let cache_bytes = settings.budget().writable();
-                file.id < first
-                    || (file.id == next
-                        && (state.is_suspect || Journal::is_blank(&path, cache_bytes)?))
+                file.id == last + 1 && (state.is_suspect || Journal::is_blank(&path, cache_bytes)?)
             }
             // As long as everything is there that it was made of, it is worth nothing yet.
             FileKind::Sealed => file.id < first || has_sources(&files, state, file),
         };
         check_orphan(is_spare)?;
+        spare.push(file);
+    }
+    for file in spare {
         Folder::remove_file(&folder.segment(file))?;
     }
     Ok(())
@@ -216,15 +220,9 @@ fn is_replaced_or_listed(row: &SegmentRow, file: SegmentFile) -> bool {
     row.is_sealed && row.first_id <= file.first_id
 }
 
-/// Whether the files that an unlisted sealed one was made of are there: a journal, or the segments that were to
-/// be merged. Of these the oldest may have been unlinked meanwhile.
+/// Whether the files that an unlisted sealed one was made of are there, or those that hold the same: a journal,
+/// or the segments that were to be merged. Of these the oldest may have been unlinked meanwhile.
 fn has_sources(files: &[SegmentFile], state: &ManifestState, file: SegmentFile) -> bool {
-    let numbers = file.first_id..=file.id;
-    let mut sources = state
-        .segments
-        .iter()
-        .filter(|row| numbers.contains(&row.id))
-        .peekable();
     let has_file = |row: &SegmentRow| {
         let source = if row.is_sealed {
             SegmentFile::sealed(&row.header(state.store_id))
@@ -233,7 +231,10 @@ fn has_sources(files: &[SegmentFile], state: &ManifestState, file: SegmentFile) 
         };
         files.contains(&source)
     };
-    sources.peek().is_some() && sources.all(has_file)
+    let holds_some = |row: &&SegmentRow| row.first_id <= file.id && file.first_id <= row.id;
+    let mut sources = state.segments.iter().filter(holds_some);
+    let is_listed_to_its_end = state.segments.iter().any(|row| row.covers(file.id));
+    is_listed_to_its_end && sources.all(has_file)
 }
 
 /// Removes the files whose place others have taken, which were just opened.

@@ -122,7 +122,7 @@ impl Shared {
             };
             let begun = Begun::now();
             let result = self.seal(&set, oldest).and_then(|()| self.share_caches());
-            self.meters.sealed(begun, result.is_ok());
+            self.meters.sealed(begun, &result);
             result?;
         }
     }

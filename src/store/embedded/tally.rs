@@ -39,10 +39,14 @@ impl Tally {
         }
     }
 
-    /// The tally of the segment that adjacent ones are merged into.
-    pub(super) fn merging(header: SegmentHeader, merged: Vec<Arc<Self>>) -> Self {
+    /// The tally of the segment that others are merged into.
+    pub(super) fn merging<'a>(
+        header: SegmentHeader,
+        members: impl Iterator<Item = &'a Arc<Self>>,
+    ) -> Self {
+        let with_theirs = |member: &'a Arc<Self>| member.merged.iter().chain([member]);
         Self {
-            merged,
+            merged: members.flat_map(with_theirs).cloned().collect(),
             ..Self::new(header, 0)
         }
     }
@@ -76,7 +80,7 @@ impl Tally {
     /// One of them alone may be below zero: what is counted no more was counted in another.
     fn sum(&self, read: impl Fn(&AtomicI64) -> i64 + Copy) -> i64 {
         let own = read(&self.live_keys);
-        let merged = self.merged.iter().map(|tally| tally.sum(read));
+        let merged = self.merged.iter().map(|tally| read(&tally.live_keys));
         merged.fold(own, i64::saturating_add)
     }
 }

@@ -3,6 +3,7 @@
 use super::index::Slot;
 use super::journal::Journal;
 use super::manifest::ManifestState;
+use super::merger::MergesHeld;
 use super::sealed::Sealed;
 use super::set::Segment;
 use super::shared::Shared;
@@ -20,7 +21,7 @@ impl Shared {
     /// whoever is told may close the engine.
     pub(super) fn verify(&self, tell: &mut dyn FnMut(Progress)) -> Result<Verification> {
         self.condition.check()?;
-        let _held = self.merging.hold();
+        let _held = MergesHeld::new(self);
         let set = self.view.segments();
         let sealed_keys = set.sealed.iter().map(|sealed| sealed.keys());
         let journal_entries = set.journals.iter().map(|journal| journal.entries());

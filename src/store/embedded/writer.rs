@@ -286,6 +286,7 @@ impl Writer {
         self.active.finish()?;
         let rolled = RolledRow {
             rolled_at_ms: now.0,
+            first_due_ms: 0,
             holds: self.active.content(),
         };
         let journal = Arc::new(journal);

@@ -1,0 +1,193 @@
+//! Opening an engine: its settings are checked, its store is opened, and its threads are started.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::core::{Core, EngineLimits, Refused};
+use super::offload::{Offload, in_new_thread, no_thread};
+use super::sweeper::Sweeper;
+use super::waiters::Waiters;
+use super::{Builder, Engine};
+use crate::clock::{Timeline, Timer, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{MAX_REPLY_BYTES, check_duration, check_number};
+use crate::observe::Meters;
+use crate::secret::Secret;
+use crate::store::embedded::{self, Embedded};
+use crate::store::memory::Memory;
+use crate::store::{Observer, Rules, Store};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Builder {
+    /// Opens the engine of a folder, and makes the folder if there is none. Its parent has to exist.
+    ///
+    /// Waits for the disk: after a crash, as long as it takes to repair and index what wasn't sealed yet, which
+    /// [`on_progress`](Builder::on_progress) tells of.
+    ///
+    /// # Errors
+    ///
+    /// The message begins with the path. [`ErrorKind::InvalidConfig`] if a setting is out of its range, or
+    /// the pepper not the one that the folder was made with; [`ErrorKind::NotAStore`] if the path isn't a
+    /// folder of an engine's, which is then left as it is, or its parent doesn't exist;
+    /// [`ErrorKind::Locked`] if another engine, in this process or another, has it open;
+    /// [`ErrorKind::UnsupportedFormat`] if a newer version of the crate wrote it; [`ErrorKind::Corrupt`] if
+    /// something in it is damaged or missing; [`ErrorKind::Io`] if the system refuses.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Engine> {
+        self.check()?;
+        let path = path.as_ref();
+        let meters = Meters::new(&self.name);
+        let recovered = embedded::recover(path, &self.embedded_settings(&meters))
+            .map_err(|error| error.about(path))?;
+        let timeline = recovered.timeline().clone();
+        self.start(timeline, meters, |_, timer, rules, observer| {
+            let store = Embedded::start(recovered, timer, rules, observer)?;
+            Ok(Arc::new(store))
+        })
+    }
+
+    /// [`open`](Builder::open) as a future, which opens in a thread of its own. Dropped after its first
+    /// poll, the engine is opened and then closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Builder::open).
+    pub async fn open_async(self, path: impl AsRef<Path>) -> Result<Engine> {
+        let path: PathBuf = path.as_ref().to_owned();
+        in_new_thread("onceward-open", move || self.open(path)).await
+    }
+
+    /// Opens an engine that keeps its records in memory, for tests: the same semantics, nothing durable.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if a setting is out of its range.
+    pub fn open_in_memory(self) -> Result<Engine> {
+        self.check()?;
+        let material = match &self.pepper {
+            Some(pepper) => pepper.as_bytes().to_vec(),
+            None => Secret::random_material()
+                .map_err(|error| {
+                    Error::with_source(ErrorKind::Io, "the system gives no random bytes", error)
+                })?
+                .to_vec(),
+        };
+        let timeline = Timeline::new(Arc::clone(&self.clock), Timestamp(0));
+        let meters = Meters::new(&self.name);
+        self.start(timeline, meters, |timeline, _, rules, observer| {
+            let secret = Secret::derive(&material);
+            Ok(Arc::new(Memory::new(secret, timeline, rules, observer)))
+        })
+    }
+
+    fn start(
+        self,
+        timeline: Timeline,
+        meters: Meters,
+        store: impl FnOnce(Timeline, Timer, Rules, Arc<dyn Observer>) -> Result<Arc<dyn Store>>,
+    ) -> Result<Engine> {
+        let rules = Rules {
+            on_abandon: self.on_abandon,
+            max_live_keys: self.max_live_keys,
+            retention: self.terms.retention,
+            keeps_keys: self.keeps_keys,
+        };
+        let (timer, timer_thread) = Timer::start(timeline.clone()).map_err(no_thread)?;
+        let waiters = Waiters::new(timer.clone());
+        let observer: Arc<dyn Observer> = Arc::clone(&waiters) as _;
+        let store = store(timeline.clone(), timer.clone(), rules, observer)
+            .inspect_err(|_| timer.stop())?;
+        let give_up = |error| {
+            // What was started goes again; the reason that is told is the first one.
+            drop(store.close());
+            timer.stop();
+            no_thread(error)
+        };
+        let (sweeper, sweeper_thread) =
+            Sweeper::start(Arc::clone(&store), meters.clone(), self.sweep_interval)
+                .map_err(give_up)?;
+        let (offload, offload_thread) = Offload::start().map_err(give_up)?;
+        Ok(Engine::new(Core {
+            store,
+            timeline,
+            waiters,
+            sweeper,
+            offload,
+            limits: EngineLimits {
+                terms: self.terms,
+                max_reply_bytes: self.max_reply_bytes,
+                max_live_keys: self.max_live_keys,
+                queue_depth: self.queue_depth,
+            },
+            on_abandon: self.on_abandon,
+            refused: Refused {
+                full: AtomicU64::new(0),
+                oversize: AtomicU64::new(0),
+            },
+            meters,
+            timer,
+            threads: Mutex::new(vec![timer_thread, sweeper_thread, offload_thread]),
+        }))
+    }
+
+    fn embedded_settings(&self, meters: &Meters) -> embedded::Settings {
+        embedded::Settings {
+            clock: Arc::clone(&self.clock),
+            on_abandon: self.on_abandon,
+            sweep_interval: self.sweep_interval,
+            queue_depth: self.queue_depth,
+            queue_wait: self.queue_wait,
+            lock_wait: self.lock_wait,
+            cache_bytes: self.cache_bytes,
+            replay_cache_bytes: self.replay_cache_bytes,
+            segment_entries: self.segment_entries,
+            segment_bytes: self.segment_bytes,
+            merge_above: self.merge_above,
+            pepper: self.pepper.clone(),
+            is_restored: self.is_restored,
+            progress: self.progress.clone(),
+            meters: meters.clone(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        const TIB: u64 = 1 << 40;
+        self.terms.check()?;
+        check_duration("sweep_interval", self.sweep_interval, DAY)?;
+        check_duration("queue_wait", self.queue_wait, 60 * MINUTE)?;
+        if self.lock_wait > Duration::ZERO {
+            check_duration("lock_wait", self.lock_wait, 60 * MINUTE)?;
+        }
+        check_number("max_live_keys", self.max_live_keys, 1, u64::MAX)?;
+        for (name, value, least, most) in [
+            (
+                "max_reply_bytes",
+                self.max_reply_bytes,
+                1,
+                MAX_REPLY_BYTES as u64,
+            ),
+            ("queue_depth", self.queue_depth, 1, 1 << 20),
+            ("merge_above", self.merge_above, 4, 100_000),
+            ("cache_bytes", self.cache_bytes, 1 << 20, TIB),
+            ("replay_cache_bytes", self.replay_cache_bytes, 0, TIB),
+        ] {
+            check_number(name, value as u64, least, most)?;
+        }
+        check_number("segment_entries", self.segment_entries, 2, 100_000_000)?;
+        check_number("segment_bytes", self.segment_bytes, 1 << 10, 64 << 30)?;
+        if let Some(pepper) = &self.pepper {
+            check_number(
+                "the pepper's length",
+                pepper.as_bytes().len() as u64,
+                16,
+                1 << 16,
+            )?;
+        }
+        Ok(())
+    }
+}
