@@ -29,6 +29,9 @@ use crate::observe::Begun;
 
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;
+/// How long the thread lets others have the processor and the disk, as a multiple of the time it worked: longer
+/// than when it seals, because nothing waits for a merge.
+const PAUSES_FOR: u32 = 6;
 /// After a failure, merging rests for this part of the retention: it is never urgent, and each try takes room.
 const RESTS_FOR: u32 = 24;
 
@@ -201,7 +204,7 @@ impl Shared {
             if self.merging.is_held() {
                 return Ok(None);
             }
-            self.pause(begun.elapsed());
+            self.pause(PAUSES_FOR * begun.elapsed());
             // What is rolled meanwhile doesn't wait for the end of this.
             self.seal_all()?;
         }

@@ -28,6 +28,8 @@ use crate::observe::Begun;
 const RETRY: Duration = Duration::from_secs(30);
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;
+/// How long the sealer lets others have the processor and the disk, as a multiple of the time it worked.
+const PAUSES_FOR: u32 = 2;
 /// A close waits for a pause to end.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -177,7 +179,7 @@ impl Shared {
             for slot in slots {
                 copy_entry(journal, *slot, &mut entry, &mut writer)?;
             }
-            self.pause(begun.elapsed());
+            self.pause(PAUSES_FOR * begun.elapsed());
         }
         // Most of those that were in flight when the segment was rolled have ended meanwhile.
         writer.retain_attempts(|attempt| !is_superseded(newer, attempt.short));
@@ -193,12 +195,11 @@ impl Shared {
         Ok(sealed)
     }
 
-    /// Lets others have the processor and the disk for twice as long as the last piece of work took, unless
-    /// segments are rolled faster than they are sealed.
-    pub(super) fn pause(&self, worked: Duration) {
+    /// Lets others have the processor and the disk for a while, unless segments are rolled faster than they are sealed.
+    pub(super) fn pause(&self, pause: Duration) {
         let is_behind = self.view.segments().journals.len() > 2;
         if !is_behind {
-            std::thread::sleep((2 * worked).min(LONGEST_PAUSE));
+            std::thread::sleep(pause.min(LONGEST_PAUSE));
         }
     }
 
