@@ -122,6 +122,9 @@ mod codec;
 mod decision;
 mod engine;
 mod error;
+#[cfg(onceward_faults)]
+#[doc(hidden)]
+pub mod faults;
 mod fingerprint;
 mod key;
 mod observe;

@@ -25,7 +25,9 @@ const JUST_UNDER_RETENTION: Duration = Duration::from_millis(86_399_999);
 
 /// A store on a clock that the test moves.
 pub(super) struct Bench {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
+    /// The same, if it is one.
+    pub(super) embedded: Option<Arc<Embedded>>,
     clock: ManualClock,
     timer: Timer,
     _folder: Option<tempfile::TempDir>,
@@ -61,13 +63,14 @@ fn memory(on_abandon: OnAbandon, max_live_keys: u64) -> Bench {
     );
     Bench {
         store: Arc::new(store),
+        embedded: None,
         clock,
         timer,
         _folder: None,
     }
 }
 
-fn embedded(
+pub(super) fn embedded(
     on_abandon: OnAbandon,
     max_live_keys: u64,
     segment_entries: u64,
@@ -94,14 +97,16 @@ fn embedded(
     };
     let recovered = embedded::recover(&folder.path().join("store"), &settings).unwrap();
     let (timer, _) = Timer::start(recovered.timeline().clone()).unwrap();
-    let store = Embedded::start(
+    let started = Embedded::start(
         recovered,
         timer.clone(),
         rules(on_abandon, max_live_keys),
         Arc::new(Nobody),
     );
+    let store = Arc::new(started.unwrap());
     Bench {
-        store: Arc::new(store.unwrap()),
+        store: Arc::clone(&store) as _,
+        embedded: Some(store),
         clock,
         timer,
         _folder: Some(folder),
@@ -116,7 +121,7 @@ impl Drop for Bench {
 }
 
 impl Bench {
-    fn ask_key(&self, key: &str, command: Command) -> Verdict {
+    pub(super) fn ask_key(&self, key: &str, command: Command) -> Verdict {
         let key = Key::new("tenant", key).unwrap();
         let digest = self.store.secret().digest(&key);
         let seen = match self.store.glance(&digest, &command, Reads::Here).unwrap() {
@@ -139,7 +144,7 @@ impl Bench {
         self.ask_key("key", command)
     }
 
-    fn begin_command(&self, request: &str) -> Command {
+    pub(super) fn begin_command(&self, request: &str) -> Command {
         Command::Begin {
             fingerprint: self.store.secret().seal(&Fingerprint::of(request)),
             lease: LEASE,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::disk;
 use super::edge::io_error;
 use super::tally::SegmentHeader;
 use crate::error::{Error, ErrorKind, Result};
@@ -199,12 +200,14 @@ impl Folder {
 
     /// A new, empty file that only its owner may read.
     pub(super) fn create_file(path: &Path) -> Result<File> {
-        owner_only()
+        let file = owner_only()
             .read(true)
             .write(true)
             .create_new(true)
             .open(path)
-            .map_err(|error| io_error("a file of the engine's folder can't be created", error))
+            .map_err(|error| io_error("a file of the engine's folder can't be created", error))?;
+        disk::created(path);
+        Ok(file)
     }
 
     /// Removes a file if it is there.
@@ -214,13 +217,17 @@ impl Folder {
                 "a file of the engine's folder can't be removed",
                 error,
             )),
-            _ => Ok(()),
+            _ => {
+                disk::removed(path);
+                Ok(())
+            }
         }
     }
 
     /// Gives a file its final name and makes that durable.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         fs::rename(from, to).map_err(|error| io_error("a file can't be renamed", error))?;
+        disk::renamed(from, to);
         self.sync()
     }
 
@@ -251,6 +258,7 @@ impl Folder {
         file.write_all(material)
             .and_then(|()| file.sync_all())
             .map_err(|error| io_error("the store's secret can't be written", error))?;
+        disk::wrote_whole(&unfinished, material);
         self.rename(&unfinished, &self.path.join(SECRET))
     }
 
@@ -368,5 +376,7 @@ fn sync_folder(path: &Path) -> Result<()> {
     }
     File::open(path)
         .and_then(|folder| folder.sync_all())
-        .map_err(|error| io_error("the engine's folder can't be synced", error))
+        .map_err(|error| io_error("the engine's folder can't be synced", error))?;
+    disk::synced_folder(path);
+    Ok(())
 }

@@ -4,13 +4,13 @@
 //! each write that goes beyond all earlier ones takes some zeros along, and the commits after it overwrite
 //! those. Nothing depends on it: a hole reads as zeros, too.
 
-use std::fs::File;
 use std::io;
 use std::ops::Bound;
 
 use parking_lot::Mutex;
-use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
+
+use super::disk::DataFile;
 
 /// How much is filled at a time: a quarter of what was written, between these. The commit that takes it
 /// along is slower by that.
@@ -21,7 +21,7 @@ static ZEROS: [u8; MOST_FILL] = [0; MOST_FILL];
 
 #[derive(Debug)]
 pub(super) struct GrowingFile {
-    backend: FileBackend,
+    backend: DataFile,
     ends: Mutex<Ends>,
 }
 
@@ -34,8 +34,7 @@ struct Ends {
 }
 
 impl GrowingFile {
-    pub(super) fn new(file: File) -> Result<Self, DatabaseError> {
-        let backend = FileBackend::new(file)?;
+    pub(super) fn new(backend: DataFile) -> Result<Self, DatabaseError> {
         let length = backend.len().map_err(redb::StorageError::from)?;
         Ok(Self {
             backend,
@@ -123,12 +122,17 @@ impl StorageBackend for GrowingFile {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::disk::data_file;
     use super::*;
 
     #[test]
     fn zeros_never_go_over_what_was_written_and_holes_read_as_zeros() {
         const LENGTH: usize = 3 << 20;
-        let file = GrowingFile::new(tempfile::tempfile().unwrap()).unwrap();
+        let file =
+            GrowingFile::new(data_file(tempfile::tempfile().unwrap(), Path::new("")).unwrap())
+                .unwrap();
         file.set_len(LENGTH as u64).unwrap();
         let mut model = vec![0_u8; LENGTH];
         let mut random = 7_usize;
@@ -151,7 +155,9 @@ mod tests {
 
     #[test]
     fn a_file_that_shrinks_and_grows_again_is_zeros_there() {
-        let file = GrowingFile::new(tempfile::tempfile().unwrap()).unwrap();
+        let file =
+            GrowingFile::new(data_file(tempfile::tempfile().unwrap(), Path::new("")).unwrap())
+                .unwrap();
         file.set_len(1 << 20).unwrap();
         file.write(0, &vec![7; 1 << 20]).unwrap();
         file.set_len(4_096).unwrap();

@@ -55,7 +55,7 @@ impl Journal {
         let file = Folder::create_file(path)?;
         let header_bytes = codec::encode_sealed(&tally.header)?;
         let file = redb_call(WHAT, || {
-            let file = JournalFile::create(file, cache_bytes)?;
+            let file = JournalFile::create(file, path, cache_bytes)?;
             let transaction = file.begin_write()?;
             transaction
                 .open_table(HEADER)?

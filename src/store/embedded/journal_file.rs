@@ -9,6 +9,7 @@ use redb::{
     WriteTransaction,
 };
 
+use super::disk::data_file;
 use super::growing_file::GrowingFile;
 
 pub(super) enum JournalFile {
@@ -21,8 +22,8 @@ pub(super) type OnRepair = Arc<dyn Fn(u64) + Send + Sync>;
 
 impl JournalFile {
     /// Makes a database of an empty file.
-    pub(super) fn create(file: File, cache_bytes: usize) -> Result<Self, redb::Error> {
-        Self::writable(file, cache_bytes, Arc::new(|_| {}))
+    pub(super) fn create(file: File, path: &Path, cache_bytes: usize) -> Result<Self, redb::Error> {
+        Self::writable(file, path, cache_bytes, Arc::new(|_| {}))
     }
 
     /// A rolled segment that was closed cleanly is opened read-only, which writes nothing. Everything else
@@ -48,14 +49,19 @@ impl JournalFile {
             // redb would begin a new database in it.
             return Err(redb::Error::Io(std::io::ErrorKind::InvalidData.into()));
         }
-        Self::writable(file, cache_bytes, on_repair)
+        Self::writable(file, path, cache_bytes, on_repair)
     }
 
-    fn writable(file: File, cache_bytes: usize, on_repair: OnRepair) -> Result<Self, redb::Error> {
+    fn writable(
+        file: File,
+        path: &Path,
+        cache_bytes: usize,
+        on_repair: OnRepair,
+    ) -> Result<Self, redb::Error> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .set_repair_callback(move |repair| on_repair(thousandths(repair.progress())))
-            .create_with_backend(GrowingFile::new(file)?)?;
+            .create_with_backend(GrowingFile::new(data_file(file, path)?)?)?;
         Ok(Self::Writable(database))
     }
 

@@ -5,13 +5,14 @@
 //! missing is damage.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+use super::disk::data_file;
 use super::edge::redb_call;
 use super::folder::Folder;
 use super::tally::{SegmentHeader, Tally};
@@ -170,7 +171,7 @@ impl Manifest {
         redb_call("the manifest", || {
             let database = Database::builder()
                 .set_cache_size(CACHE_BYTES)
-                .create_with_backend(FileBackend::new(file)?)?;
+                .create_with_backend(data_file(file, &unfinished)?)?;
             let transaction = database.begin_write()?;
             {
                 let mut table = transaction.open_table(TABLE)?;
@@ -188,7 +189,14 @@ impl Manifest {
     /// Reads a manifest and checks it whole.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let (file, format, state) = redb_call("the manifest", || {
-            let file = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
+            let file = File::options().read(true).write(true).open(path)?;
+            if file.metadata()?.len() == 0 {
+                // redb would begin a new database in it.
+                return Err(redb::Error::Io(std::io::ErrorKind::InvalidData.into()));
+            }
+            let file = Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .create_with_backend(data_file(file, path)?)?;
             let table = file.begin_read()?.open_table(TABLE)?;
             let row = |name| -> Result<Option<Vec<u8>>, redb::Error> {
                 Ok(table.get(name)?.map(|row| row.value().to_vec()))

@@ -8,6 +8,7 @@ mod block;
 mod budget;
 mod cache;
 mod condition;
+mod disk;
 mod edge;
 mod export;
 mod filter;
@@ -30,6 +31,8 @@ mod sealer;
 mod set;
 mod shared;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod verify;
 mod view;

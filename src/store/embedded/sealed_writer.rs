@@ -4,10 +4,10 @@ use std::ops::Bound;
 use std::path::Path;
 
 use redb::Database;
-use redb::backends::FileBackend;
 
 use super::blob::{self, Run};
 use super::block::{self, Packed, Packer};
+use super::disk::data_file;
 use super::edge::redb_call;
 use super::filter::Filter;
 use super::folder::Folder;
@@ -41,7 +41,7 @@ impl SealedWriter {
         let file = redb_call(WHAT, || {
             Ok(Database::builder()
                 .set_cache_size(cache_bytes)
-                .create_with_backend(FileBackend::new(file)?)?)
+                .create_with_backend(data_file(file, path)?)?)
         })?;
         Ok(Self {
             file,

@@ -162,7 +162,7 @@ impl Shared {
 
     /// Takes a segment off the manifest, then out of the readers' sight, then off the disk. Gives how
     /// many keys had their newest entry in it, or `None` if it was merged with others meanwhile.
-    fn unlink(&self, segment: &Segment, now: Timestamp) -> Result<Option<u64>> {
+    pub(super) fn unlink(&self, segment: &Segment, now: Timestamp) -> Result<Option<u64>> {
         let header = segment.tally().header;
         let id = header.id;
         let is_listed = self

@@ -1,0 +1,242 @@
+//! Records what is done to the files of a folder, in the order in which it was done.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use redb::backends::FileBackend;
+use redb::{BackendError, DatabaseError, StorageBackend};
+
+/// Tells files apart, whatever they are called at the moment.
+pub type FileId = u64;
+
+/// One operation on the files of a watched folder.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A new, empty file.
+    Create(FileId, PathBuf),
+    /// Bytes at an offset.
+    Write(FileId, u64, Vec<u8>),
+    /// A new length.
+    SetLen(FileId, u64),
+    /// All earlier writes and lengths of the file are on the disk.
+    Sync(FileId),
+    /// The second name is the file's that had the first.
+    Rename(PathBuf, PathBuf),
+    /// The name is gone.
+    Remove(PathBuf),
+    /// All earlier creations, renames and removals are on the disk.
+    SyncFolder,
+    /// Something that the test noted.
+    Mark(usize),
+}
+
+/// Watches one folder.
+#[derive(Debug)]
+pub struct Recorder {
+    root: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: HashMap<PathBuf, FileId>,
+    next: FileId,
+    log: Vec<Op>,
+}
+
+static WATCHED: Mutex<Vec<Weak<Recorder>>> = Mutex::new(Vec::new());
+
+impl Recorder {
+    /// Records what happens in a folder from now on, for as long as the handle lives. What is there counts as
+    /// created, written and synced.
+    pub fn watch(root: &Path) -> io::Result<Arc<Self>> {
+        let root = std::path::absolute(root)?;
+        let mut state = State::default();
+        if root.exists() {
+            for entry in fs::read_dir(&root)? {
+                let path = entry?.path();
+                let id = state.name(path.clone());
+                state.log.push(Op::Create(id, path.clone()));
+                state.log.push(Op::Write(id, 0, fs::read(&path)?));
+                state.log.push(Op::Sync(id));
+            }
+            state.log.push(Op::SyncFolder);
+        }
+        let recorder = Arc::new(Self {
+            root,
+            state: Mutex::new(state),
+        });
+        WATCHED.lock().push(Arc::downgrade(&recorder));
+        Ok(recorder)
+    }
+
+    /// Notes something between the operations before and after it.
+    pub fn mark(&self, number: usize) {
+        self.state.lock().log.push(Op::Mark(number));
+    }
+
+    /// What was recorded so far.
+    pub fn log(&self) -> Vec<Op> {
+        self.state.lock().log.clone()
+    }
+
+    fn of(path: &Path) -> Option<Arc<Self>> {
+        let mut watched = WATCHED.lock();
+        watched.retain(|recorder| recorder.strong_count() > 0);
+        let mut alive = watched.iter().filter_map(Weak::upgrade);
+        alive.find(|recorder| path.starts_with(&recorder.root))
+    }
+
+    fn push(&self, op: Op) {
+        self.state.lock().log.push(op);
+    }
+}
+
+impl State {
+    fn name(&mut self, path: PathBuf) -> FileId {
+        let id = self.next;
+        self.next += 1;
+        self.names.insert(path, id);
+        id
+    }
+}
+
+/// A file was created.
+pub(crate) fn created(path: &Path) {
+    if let Some(recorder) = Recorder::of(path) {
+        let mut state = recorder.state.lock();
+        let id = state.name(path.to_owned());
+        state.log.push(Op::Create(id, path.to_owned()));
+    }
+}
+
+/// A file got another name.
+pub(crate) fn renamed(from: &Path, to: &Path) {
+    if let Some(recorder) = Recorder::of(from) {
+        let mut state = recorder.state.lock();
+        if let Some(id) = state.names.remove(from) {
+            state.names.insert(to.to_owned(), id);
+        }
+        state.log.push(Op::Rename(from.to_owned(), to.to_owned()));
+    }
+}
+
+/// A file was unlinked.
+pub(crate) fn removed(path: &Path) {
+    if let Some(recorder) = Recorder::of(path) {
+        let mut state = recorder.state.lock();
+        if state.names.remove(path).is_some() {
+            state.log.push(Op::Remove(path.to_owned()));
+        }
+    }
+}
+
+/// A file's content was written and synced.
+pub(crate) fn wrote_whole(path: &Path, bytes: &[u8]) {
+    if let Some(recorder) = Recorder::of(path) {
+        let mut state = recorder.state.lock();
+        if let Some(id) = state.names.get(path).copied() {
+            state.log.push(Op::Write(id, 0, bytes.to_vec()));
+            state.log.push(Op::Sync(id));
+        }
+    }
+}
+
+/// The folder was synced.
+pub(crate) fn synced_folder(path: &Path) {
+    if let Some(recorder) = Recorder::of(path) {
+        recorder.push(Op::SyncFolder);
+    }
+}
+
+/// A file whose writes are recorded.
+#[derive(Debug)]
+pub(crate) struct WatchedFile {
+    backend: FileBackend,
+    watched: Option<(Arc<Recorder>, FileId)>,
+}
+
+impl WatchedFile {
+    pub(crate) fn new(file: fs::File, path: &Path) -> Result<Self, DatabaseError> {
+        let recorder = Recorder::of(path);
+        let watched = recorder.and_then(|recorder| {
+            let id = recorder.state.lock().names.get(path).copied();
+            id.map(|id| (recorder, id))
+        });
+        Ok(Self {
+            backend: FileBackend::new(file)?,
+            watched,
+        })
+    }
+
+    fn note(&self, op: impl FnOnce(FileId) -> Op) {
+        if let Some((recorder, id)) = &self.watched {
+            recorder.push(op(*id));
+        }
+    }
+}
+
+impl StorageBackend for WatchedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.backend.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.backend.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.backend.set_len(length)?;
+        self.note(|id| Op::SetLen(id, length));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.backend.sync_data()?;
+        self.note(Op::Sync);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.backend.write(offset, data)?;
+        self.note(|id| Op::Write(id, offset, data.to_vec()));
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.backend.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.backend.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.backend.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.backend.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.backend.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.backend.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.backend.query_lock_range(start, end)
+    }
+}

@@ -1,0 +1,122 @@
+//! What can't be brought about from outside: somebody who looked before segments were merged, and acts after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Embedded;
+use super::set::{Segment, SegmentSet};
+use crate::clock::Timestamp;
+use crate::decision::{Command, Verdict};
+use crate::key::Key;
+use crate::outcome::OnAbandon;
+use crate::reply::Reply;
+use crate::secret::Digest;
+use crate::store::conformance::{Bench, embedded};
+use crate::store::{Seen, Store};
+
+const RETENTION: Duration = Duration::from_secs(86_400);
+
+/// A store whose segments hold two requests each and are merged when there are more than four.
+fn tiny() -> (Bench, Arc<Embedded>) {
+    let bench = embedded(OnAbandon::Rerun, 1_000, 4, 0);
+    let store = Arc::clone(bench.embedded.as_ref().unwrap());
+    (bench, store)
+}
+
+fn complete(bench: &Bench, key: &str) {
+    let begin = bench.begin_command("request");
+    let Verdict::Proceed(grant) = bench.ask_key(key, begin) else {
+        panic!("{key} isn't free");
+    };
+    let complete = Command::Complete {
+        token: grant.token,
+        reply: Reply::new(200, "body"),
+        retention: RETENTION,
+    };
+    bench.ask_key(key, complete);
+}
+
+fn digest(store: &Embedded, key: &str) -> Digest {
+    store.secret().digest(&Key::new("tenant", key).unwrap())
+}
+
+fn eventually(store: &Embedded, is_true: impl Fn(&Embedded) -> bool) {
+    let since = std::time::Instant::now();
+    while !is_true(store) {
+        assert!(since.elapsed().as_secs() < 60, "it never came true");
+        std::thread::yield_now();
+    }
+}
+
+/// A store with a merged segment as its oldest, and the segments as they were before, oldest first.
+fn merged() -> (Bench, Arc<Embedded>, Arc<SegmentSet>) {
+    let (bench, store) = tiny();
+    for number in 0..9 {
+        complete(&bench, &number.to_string());
+        eventually(&store, |store| {
+            store.shared.view.segments().journals.len() == 1
+        });
+    }
+    let before = store.shared.view.segments();
+    assert_eq!(before.sealed.len(), 4);
+    for number in 9..11 {
+        complete(&bench, &number.to_string());
+    }
+    eventually(&store, |store| {
+        store.shared.view.segments().sealed.len() == 2
+    });
+    (bench, store, before)
+}
+
+#[test]
+fn a_segment_that_was_merged_meanwhile_is_not_unlinked() {
+    let (bench, store, before) = merged();
+    let now = store.shared.timeline.now();
+    for sealed in &before.sealed {
+        let segment = Segment::Sealed(Arc::clone(sealed));
+        assert_eq!(store.shared.unlink(&segment, now).unwrap(), None);
+    }
+    assert_eq!(store.live_keys(), 11);
+    assert_eq!(store.figures().segments, 3);
+    drop(bench);
+}
+
+#[test]
+fn an_entry_that_another_one_in_its_merged_segment_superseded_is_not_the_newest() {
+    let (bench, store) = tiny();
+    let digest = digest(&store, "key");
+    let newest = |store: &Embedded| {
+        let current = store.shared.view.look(&digest, Seen::default()).unwrap();
+        current.live_entry.unwrap()
+    };
+    complete(&bench, "key");
+    let older = newest(&store);
+    bench.ask_key("key", Command::Forget);
+    complete(&bench, "key");
+    let newer = newest(&store);
+    for number in 0..10 {
+        complete(&bench, &number.to_string());
+        eventually(&store, |store| {
+            store.shared.view.segments().journals.len() == 1
+        });
+    }
+    eventually(&store, |store| {
+        let set = store.shared.view.segments();
+        let first = set.sealed[0].tally.header;
+        first.id > first.first_id
+    });
+    assert!(store.shared.view.is_newest(&digest, newer).unwrap());
+    assert!(!store.shared.view.is_newest(&digest, older).unwrap());
+}
+
+#[test]
+fn a_merged_segment_knows_when_the_first_of_its_members_was_due() {
+    let (_bench, store, before) = merged();
+    let dues = before.sealed.iter().map(|sealed| {
+        let rolled_at = Timestamp(sealed.rolled.rolled_at_ms);
+        sealed.ends_at().min(rolled_at.plus(RETENTION))
+    });
+    let merged = &store.shared.view.segments().sealed[0];
+    assert_eq!(merged.rolled.first_due(), dues.min());
+    assert_eq!(merged.keys(), 8);
+}
