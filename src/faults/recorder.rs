@@ -35,6 +35,18 @@ pub enum Op {
     Mark(usize),
 }
 
+impl Op {
+    /// The operation without the bytes.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Write(id, offset, bytes) => {
+                format!("a write of {} bytes at {offset} of file {id}", bytes.len())
+            }
+            other => format!("{other:?}"),
+        }
+    }
+}
+
 /// Watches one folder.
 #[derive(Debug)]
 pub struct Recorder {

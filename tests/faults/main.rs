@@ -1,3 +1,6 @@
 //! The promises under faults. Compiled with `RUSTFLAGS="--cfg onceward_faults"` only, which lets the tests watch
-//! the engine's files from inside.
+//! the engine's files from inside. `docs/RELIABILITY.md` says how to run them, and what they found.
 #![cfg(onceward_faults)]
+
+mod expected;
+mod power_cuts;
