@@ -31,6 +31,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::mutant::{self, Mutant};
 use crate::outcome::{Conflict, InFlight, OnAbandon, Resolution};
 use crate::record::{CompletedRecord, InFlightRecord, Record};
 use crate::reply::Reply;
@@ -205,10 +206,14 @@ fn complete(
     now: Timestamp,
 ) -> Decision {
     match record {
-        Some(Record::InFlight(attempt)) if attempt.token == token => change(
-            Verdict::Done,
-            completed(attempt, reply.clone(), retention, now),
-        ),
+        Some(Record::InFlight(attempt))
+            if attempt.token == token || mutant::is_on(Mutant::AnyToken) =>
+        {
+            change(
+                Verdict::Done,
+                completed(attempt, reply.clone(), retention, now),
+            )
+        }
         Some(Record::Completed(done)) if done.token == token && done.reply == *reply => {
             verdict(Verdict::Done)
         }

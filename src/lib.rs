@@ -127,6 +127,7 @@ mod error;
 pub mod faults;
 mod fingerprint;
 mod key;
+mod mutant;
 mod observe;
 mod outcome;
 mod progress;

@@ -1,9 +1,18 @@
 //! What the fault tests see and do inside the engine. Compiled with `--cfg onceward_faults` only, for one test
 //! binary: nothing of it is in what users build.
 
+use std::sync::OnceLock;
+
 mod image;
 mod recorder;
 
 pub use image::{Folder, Image, Random};
 pub use recorder::{FileId, Op, Recorder};
 pub(crate) use recorder::{WatchedFile, created, removed, renamed, synced_folder, wrote_whole};
+
+/// The defect that this process was started with: its name in `ONCEWARD_MUTANT`.
+pub fn mutant() -> Option<&'static str> {
+    static NAME: OnceLock<Option<String>> = OnceLock::new();
+    let name = NAME.get_or_init(|| std::env::var("ONCEWARD_MUTANT").ok());
+    name.as_deref()
+}

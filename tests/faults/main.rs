@@ -3,4 +3,6 @@
 #![cfg(onceward_faults)]
 
 mod expected;
+mod mutants;
 mod power_cuts;
+mod promises;

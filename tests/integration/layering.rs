@@ -10,7 +10,9 @@ const FLOORS: &[&[&str]] = &[
         "error",
         "fingerprint",
         "key",
+        "faults",
         "limits",
+        "mutant",
         "observe",
         "outcome",
         "progress",
@@ -30,7 +32,7 @@ const FLOORS: &[&[&str]] = &[
 
 /// Crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("redb", &["store/embedded"]),
+    ("redb", &["store/embedded", "faults"]),
     ("bincode", &["codec"]),
     ("twox_hash", &["codec"]),
     ("quick_cache", &["store/embedded"]),

@@ -22,6 +22,7 @@ use super::set::SegmentSet;
 use super::shared::Shared;
 use crate::codec::{self, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutant::{self, Mutant};
 use crate::observe::Begun;
 
 /// How long the sealer waits after a failure, unless another segment is rolled before.
@@ -139,6 +140,9 @@ impl Shared {
         let sealed = self
             .write_sealed(&unfinished, set, journal)
             .inspect_err(|_| drop(Folder::remove_file(&unfinished)))?;
+        if mutant::is_on(Mutant::JournalDroppedEarly) {
+            Folder::remove_file(&self.folder.journal(id))?;
+        }
         self.folder.rename(&unfinished, &path)?;
         let is_listed = self
             .with_manifest(|manifest| {

@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::codec::JournalEntry;
 use crate::decision;
 use crate::error::{Error, Result};
+use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
 use crate::record::{Record, Stored};
 use crate::store::Swept;
@@ -60,14 +61,16 @@ impl Shared {
             self.condition.check()?;
             let now = self.timeline.now();
             let set = self.view.segments();
-            let Some(oldest) = set.segments().next() else {
+            let Some(oldest) = self.next_to_sweep(&set, now) else {
                 return Ok(swept);
             };
             let is_late = newest.is_none_or(|newest| oldest.id() >= newest);
             if is_late || now < self.sweep_not_before || !self.is_due(&oldest, now) {
                 return Ok(swept);
             }
-            self.carry_forward(&set, &oldest, now)?;
+            if !mutant::is_on(Mutant::UnlinkedEarly) {
+                self.carry_forward(&set, &oldest, now)?;
+            }
             if let Some(records) = self.unlink(&oldest, now)? {
                 swept.records += records;
                 swept.segments += 1;
@@ -82,8 +85,22 @@ impl Shared {
             let rolled_at = Timestamp(rolled.rolled_at_ms);
             let is_over =
                 now >= segment.ends_at() && self.wanted_attempts(segment, now).next().is_none();
-            is_over || now >= rolled_at.plus(self.rules.retention)
+            let kept_for = if mutant::is_on(Mutant::UnlinkedEarly) {
+                self.rules.retention / 8
+            } else {
+                self.rules.retention
+            };
+            is_over || now >= rolled_at.plus(kept_for)
         })
+    }
+
+    /// The oldest segment: a newer one may hold what says that an entry in it is superseded.
+    fn next_to_sweep(&self, set: &SegmentSet, now: Timestamp) -> Option<Segment> {
+        let mut segments = set.segments();
+        if mutant::is_on(Mutant::UnlinkedOutOfOrder) {
+            return segments.find(|segment| self.is_due(segment, now));
+        }
+        segments.next()
     }
 
     /// The attempts whose newest entry is in the oldest segment and that aren't over.

@@ -16,6 +16,7 @@ use super::view::{Current, Publication};
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutant::{self, Mutant};
 use crate::observe::Begun;
 use crate::record::Stored;
 use crate::secret::Digest;
@@ -203,6 +204,9 @@ impl Writer {
 
     /// Commits the batch, publishes it, tells the waiters, and only then answers.
     fn commit(&mut self) -> Result<()> {
+        if mutant::is_on(Mutant::AnswerFirst) {
+            self.answer();
+        }
         if !self.batch.publications.is_empty() {
             let begun = Begun::now();
             self.active.append(self.batch.entries())?;
@@ -211,10 +215,14 @@ impl Writer {
             meters.committed(begun, entries, || self.shared.lanes.queued());
             self.publish();
         }
+        self.answer();
+        Ok(())
+    }
+
+    fn answer(&mut self) {
         for (answer, verdict) in self.batch.answers.drain(..) {
             answer.send(verdict);
         }
-        Ok(())
     }
 
     fn publish(&self) {
