@@ -3,7 +3,7 @@
 //! What was synced is there. Of what was done since, any part may be: each sector of 512 bytes of each write by
 //! itself, each length that a file had meanwhile, each creation, rename and removal.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::recorder::{FileId, Op};
@@ -18,13 +18,16 @@ pub type Folder = BTreeMap<PathBuf, Vec<u8>>;
 pub struct Image {
     files: HashMap<FileId, File>,
     names: BTreeMap<PathBuf, FileId>,
-    pending_names: Vec<NameOp>,
+    /// With their positions in the log.
+    pending_names: Vec<(usize, NameOp)>,
+    position: usize,
 }
 
 #[derive(Clone, Debug, Default)]
 struct File {
     durable: Vec<u8>,
-    pending: Vec<Change>,
+    /// With their positions in the log.
+    pending: Vec<(usize, Change)>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,54 +44,65 @@ enum NameOp {
 }
 
 impl Image {
-    /// Takes in one operation.
+    /// Takes in the next operation of the log.
     pub fn apply(&mut self, op: &Op) {
+        let position = self.position;
+        self.position += 1;
         match op {
             Op::Create(id, path) => {
                 self.files.insert(*id, File::default());
                 let op = NameOp::Create(*id, path.clone());
-                self.pending_names.push(op);
+                self.pending_names.push((position, op));
             }
             Op::Write(id, offset, bytes) => {
                 self.change(*id, Change::Write(to_usize(*offset), bytes.clone()));
             }
             Op::SetLen(id, length) => self.change(*id, Change::SetLen(to_usize(*length))),
-            Op::Sync(id) => {
+            Op::Sync(id, began_at) => {
                 let file = self.files.entry(*id).or_default();
-                for change in file.pending.drain(..) {
+                let later = file.pending.partition_point(|(at, _)| at < began_at);
+                for (_, change) in file.pending.drain(..later) {
                     change.apply(&mut file.durable);
                 }
             }
             Op::Rename(from, to) => {
                 if let Some(id) = self.current(from) {
                     let op = NameOp::Rename(id, from.clone(), to.clone());
-                    self.pending_names.push(op);
+                    self.pending_names.push((position, op));
                 }
             }
-            Op::Remove(path) => self.pending_names.push(NameOp::Remove(path.clone())),
-            Op::SyncFolder => {
-                for op in std::mem::take(&mut self.pending_names) {
+            Op::Remove(path) => {
+                let op = NameOp::Remove(path.clone());
+                self.pending_names.push((position, op));
+            }
+            Op::SyncFolder(began_at) => {
+                let later = self.pending_names.partition_point(|(at, _)| at < began_at);
+                for (_, op) in self.pending_names.drain(..later) {
                     op.apply(&mut self.names);
                 }
-                let names = &self.names;
-                // What has no name and no handle that matters any more.
-                self.files
-                    .retain(|id, _| names.values().any(|named| named == id));
+                self.forget_nameless();
             }
             Op::Mark(_) => {}
         }
     }
 
+    /// Lets go of files that have no name and get none.
+    fn forget_nameless(&mut self) {
+        let pending = self.pending_names.iter().filter_map(|(_, op)| op.file());
+        let named: HashSet<FileId> = self.names.values().copied().chain(pending).collect();
+        self.files.retain(|id, _| named.contains(id));
+    }
+
     fn change(&mut self, id: FileId, change: Change) {
         // Of files without a name nothing is left.
         if let Some(file) = self.files.get_mut(&id) {
-            file.pending.push(change);
+            file.pending.push((self.position - 1, change));
         }
     }
 
     fn current(&self, path: &PathBuf) -> Option<FileId> {
         let mut names = self.names.clone();
-        for op in &self.pending_names {
+        for (_, op) in &self.pending_names {
             op.clone().apply(&mut names);
         }
         names.get(path).copied()
@@ -98,7 +112,7 @@ impl Image {
     pub fn cut(&self, random: &mut Random) -> Folder {
         let mut names = self.names.clone();
         let kept = random.share();
-        for op in &self.pending_names {
+        for (_, op) in &self.pending_names {
             if random.is_below(kept) {
                 op.clone().apply(&mut names);
             }
@@ -117,9 +131,15 @@ impl File {
         let mut lengths = vec![length];
         let mut bytes = self.durable;
         let kept = random.share();
-        for change in self.pending {
+        for (_, change) in self.pending {
             match change {
-                Change::SetLen(new) => length = new,
+                Change::SetLen(new) => {
+                    // What was cut off may come back as zeros.
+                    if new < bytes.len() && random.is_below(kept) {
+                        bytes.truncate(new);
+                    }
+                    length = new;
+                }
                 Change::Write(offset, data) => {
                     length = length.max(offset + data.len());
                     let mut at = 0;
@@ -155,6 +175,13 @@ impl Change {
 }
 
 impl NameOp {
+    fn file(&self) -> Option<FileId> {
+        match self {
+            Self::Create(id, _) | Self::Rename(id, ..) => Some(*id),
+            Self::Remove(_) => None,
+        }
+    }
+
     fn apply(self, names: &mut BTreeMap<PathBuf, FileId>) {
         match self {
             Self::Create(id, path) => {

@@ -23,14 +23,15 @@ pub enum Op {
     Write(FileId, u64, Vec<u8>),
     /// A new length.
     SetLen(FileId, u64),
-    /// All earlier writes and lengths of the file are on the disk.
-    Sync(FileId),
+    /// Writes and lengths of the file are on the disk that were recorded before this position in the log, where
+    /// the call began.
+    Sync(FileId, usize),
     /// The second name is the file's that had the first.
     Rename(PathBuf, PathBuf),
     /// The name is gone.
     Remove(PathBuf),
-    /// All earlier creations, renames and removals are on the disk.
-    SyncFolder,
+    /// Creations, renames and removals are on the disk that were recorded before this position.
+    SyncFolder(usize),
     /// Something that the test noted.
     Mark(usize),
 }
@@ -75,9 +76,11 @@ impl Recorder {
                 let id = state.name(path.clone());
                 state.log.push(Op::Create(id, path.clone()));
                 state.log.push(Op::Write(id, 0, fs::read(&path)?));
-                state.log.push(Op::Sync(id));
+                let began_at = state.log.len();
+                state.log.push(Op::Sync(id, began_at));
             }
-            state.log.push(Op::SyncFolder);
+            let began_at = state.log.len();
+            state.log.push(Op::SyncFolder(began_at));
         }
         let recorder = Arc::new(Self {
             root,
@@ -102,6 +105,10 @@ impl Recorder {
         watched.retain(|recorder| recorder.strong_count() > 0);
         let mut alive = watched.iter().filter_map(Weak::upgrade);
         alive.find(|recorder| path.starts_with(&recorder.root))
+    }
+
+    fn position(&self) -> usize {
+        self.state.lock().log.len()
     }
 
     fn push(&self, op: Op) {
@@ -148,23 +155,40 @@ pub(crate) fn removed(path: &Path) {
     }
 }
 
-/// A file's content was written and synced.
+/// A file's content was written.
 pub(crate) fn wrote_whole(path: &Path, bytes: &[u8]) {
     if let Some(recorder) = Recorder::of(path) {
         let mut state = recorder.state.lock();
         if let Some(id) = state.names.get(path).copied() {
             state.log.push(Op::Write(id, 0, bytes.to_vec()));
-            state.log.push(Op::Sync(id));
         }
     }
 }
 
-/// The folder was synced.
-pub(crate) fn synced_folder(path: &Path) {
+/// A file that is written at once was synced.
+pub(crate) fn synced_whole(path: &Path) {
+    if let Some(recorder) = Recorder::of(path)
+        && super::mutant() != Some("NoFileSync")
+    {
+        let mut state = recorder.state.lock();
+        if let Some(id) = state.names.get(path).copied() {
+            let began_at = state.log.len();
+            state.log.push(Op::Sync(id, began_at));
+        }
+    }
+}
+
+/// The sync of a folder begins.
+pub(crate) fn syncing_folder(path: &Path) -> usize {
+    Recorder::of(path).map_or(0, |recorder| recorder.position())
+}
+
+/// The sync of a folder that began at this position has ended.
+pub(crate) fn synced_folder(path: &Path, began_at: usize) {
     if let Some(recorder) = Recorder::of(path)
         && super::mutant() != Some("NoFolderSync")
     {
-        recorder.push(Op::SyncFolder);
+        recorder.push(Op::SyncFolder(began_at));
     }
 }
 
@@ -211,9 +235,11 @@ impl StorageBackend for WatchedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let watched = self.watched.as_ref();
+        let began_at = watched.map_or(0, |(recorder, _)| recorder.position());
         self.backend.sync_data()?;
         if super::mutant() != Some("NoFileSync") {
-            self.note(Op::Sync);
+            self.note(|id| Op::Sync(id, began_at));
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! What a store must say of each key after a fault, by what its user was told before.
 
-use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::collections::BTreeMap;
+use std::time::SystemTime;
 
-use onceward::{Engine, EntryState, Key};
+use onceward::{Engine, Entry, EntryState, Fingerprint, Key, Outcome};
 
 /// What a user did or was told.
 #[derive(Clone, Debug)]
@@ -20,17 +20,97 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Free,
-    /// Granted for the so-manieth time, until then.
-    Granted(u32, SystemTime),
-    /// Completed with this body; kept until then.
-    Completed(Vec<u8>, SystemTime),
+    Attempt {
+        attempt: u32,
+        lease_until: SystemTime,
+        /// From when on the attempt need not be remembered.
+        kept_until: SystemTime,
+    },
+    Completed {
+        attempt: u32,
+        body: Vec<u8>,
+        kept_until: SystemTime,
+    },
 }
 
 /// The states that each key may be in.
 #[derive(Debug, Default)]
 pub(crate) struct Expected {
-    states: HashMap<usize, Vec<State>>,
+    states: BTreeMap<usize, Vec<State>>,
     pub(crate) now: Option<SystemTime>,
+}
+
+impl State {
+    /// Whether the store's answer is this state.
+    fn is(&self, entry: Option<&Entry>, now: SystemTime) -> bool {
+        match (self, entry) {
+            (Self::Free, None) => true,
+            (Self::Attempt { kept_until, .. } | Self::Completed { kept_until, .. }, None) => {
+                now >= *kept_until
+            }
+            (
+                Self::Attempt {
+                    attempt,
+                    lease_until,
+                    kept_until,
+                },
+                Some(entry),
+            ) => match entry.state {
+                EntryState::InFlight {
+                    lease_until: until, ..
+                } => entry.attempt == *attempt && until == *lease_until && now < *kept_until,
+                _ => false,
+            },
+            (
+                Self::Completed {
+                    attempt,
+                    body,
+                    kept_until,
+                },
+                Some(entry),
+            ) => match &entry.state {
+                EntryState::Completed {
+                    reply, expires_at, ..
+                } => {
+                    entry.attempt == *attempt
+                        && reply.body() == &body[..]
+                        && expires_at == kept_until
+                        && now < *kept_until
+                }
+                _ => false,
+            },
+            (Self::Free, Some(_)) => false,
+        }
+    }
+
+    /// Whether a begin's outcome is what this state calls for.
+    pub(crate) fn allows(&self, outcome: &Outcome, now: SystemTime) -> bool {
+        match (self, outcome) {
+            (Self::Free, Outcome::Proceed(guard)) => guard.attempt() == 1,
+            (
+                Self::Attempt {
+                    attempt,
+                    lease_until,
+                    kept_until,
+                },
+                Outcome::Proceed(guard),
+            ) => {
+                let is_forgotten = now >= *kept_until && guard.attempt() == 1;
+                now >= *lease_until && (guard.attempt() == attempt + 1 || is_forgotten)
+            }
+            (Self::Attempt { lease_until, .. }, Outcome::InFlight(_)) => now < *lease_until,
+            (Self::Completed { kept_until, .. }, Outcome::Proceed(guard)) => {
+                now >= *kept_until && guard.attempt() == 1
+            }
+            (
+                Self::Completed {
+                    body, kept_until, ..
+                },
+                Outcome::Replay(reply),
+            ) => now < *kept_until && reply.body() == &body[..],
+            _ => false,
+        }
+    }
 }
 
 impl Expected {
@@ -61,25 +141,7 @@ impl Expected {
                 .lookup(&key(*number))
                 .map_err(|error| format!("key {number}: {error}"))?;
             live += u64::from(found.is_some());
-            let found = found.map(|entry| (entry.attempt, entry.state));
-            let is_expected = states.iter().any(|state| match (state, &found) {
-                (State::Free, None) => true,
-                // Released: the next attempt goes on counting.
-                (State::Free, Some((_, EntryState::InFlight { lease_until, .. }))) => {
-                    *lease_until <= now
-                }
-                (State::Granted(attempt, until), Some((found, EntryState::InFlight { .. }))) => {
-                    attempt == found && now < *until + Duration::from_secs(3_600)
-                }
-                // Its lease is over: whether the attempt is still remembered doesn't matter.
-                (State::Granted(_, until), None) => now >= *until,
-                (State::Completed(body, until), Some((_, EntryState::Completed { reply, .. }))) => {
-                    reply.body() == &body[..] && now < *until
-                }
-                (State::Completed(_, until), None) => now >= *until,
-                _ => false,
-            });
-            if !is_expected {
+            if !states.iter().any(|state| state.is(found.as_ref(), now)) {
                 return Err(format!("key {number} is {found:?}, not one of {states:?}"));
             }
         }
@@ -91,6 +153,18 @@ impl Expected {
         let found = engine.verify(|_| ()).map_err(|error| error.to_string())?;
         if !found.is_sound() {
             return Err(format!("not sound: {:?}", found.problems));
+        }
+        self.check_begins(engine, now)
+    }
+
+    fn check_begins(&self, engine: &Engine, now: SystemTime) -> Result<(), String> {
+        for (number, states) in &self.states {
+            let outcome = engine
+                .begin(&key(*number), &Fingerprint::of("request"))
+                .map_err(|error| format!("key {number}: {error}"))?;
+            if !states.iter().any(|state| state.allows(&outcome, now)) {
+                return Err(format!("key {number} gives {outcome:?}, not by {states:?}"));
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use onceward::faults::{Folder, Image, Op, Random, Recorder};
-use onceward::{Builder, Clock, Engine, Fingerprint, Guard, ManualClock, Outcome, Reply};
+use onceward::{Builder, Clock, Engine, Fingerprint, Guard, ManualClock, Outcome, Reply, Terms};
 
 use crate::expected::{Event, Expected, State, key};
 
@@ -33,7 +33,9 @@ struct User<'a> {
     recorder: &'a Recorder,
     random: Random,
     events: Vec<Event>,
-    guards: Vec<(usize, Guard)>,
+    /// With their keys and retentions.
+    guards: Vec<(usize, Duration, Guard)>,
+    last_token: u64,
 }
 
 impl User<'_> {
@@ -44,15 +46,19 @@ impl User<'_> {
 
     fn step(&mut self) {
         match self.random.below(20) {
-            0..=8 => self.begin(),
-            9..=14 => self.complete(),
-            15 => self.release(),
+            0..=7 => self.begin(),
+            8..=12 => self.complete(),
+            13 => self.renew(),
+            14..=15 => self.release(),
             16 => self.forget(),
             17 => {
                 self.engine.sweep().unwrap();
             }
             18 => self.pass(Duration::from_secs(1)),
-            _ => self.pass(Duration::from_secs(400)),
+            _ => {
+                let seconds = [30, 400, 1_500][self.random.below(3)];
+                self.pass(Duration::from_secs(seconds));
+            }
         }
     }
 
@@ -62,26 +68,7 @@ impl User<'_> {
         self.clock.advance(time);
     }
 
-    fn begin(&mut self) {
-        let number = self.random.below(KEYS);
-        let until = self.clock.wall() + LEASE;
-        let before = self.engine.lookup(&key(number)).unwrap();
-        let attempt = before.map_or(1, |entry| entry.attempt + 1);
-        self.tell(Event::Began(number, State::Granted(attempt, until)));
-        let outcome = self.engine.begin(&key(number), &Fingerprint::of("request"));
-        if let Outcome::Proceed(guard) = outcome.unwrap() {
-            self.tell(Event::Returned(
-                number,
-                State::Granted(guard.attempt(), until),
-            ));
-            self.guards.push((number, guard));
-        } else {
-            // Nothing has changed.
-            let last = self.last_of(number);
-            self.tell(Event::Returned(number, last));
-        }
-    }
-
+    /// The key's state as the user knows it.
     fn last_of(&self, number: usize) -> State {
         let mut newest_first = self.events.iter().rev();
         let last = newest_first.find_map(|event| match event {
@@ -91,23 +78,78 @@ impl User<'_> {
         last.unwrap_or(State::Free)
     }
 
-    fn take_guard(&mut self) -> Option<(usize, Guard)> {
+    fn begin(&mut self) {
+        let number = self.random.below(KEYS);
+        let now = self.clock.wall();
+        let last = self.last_of(number);
+        // Some are kept for longer than their segment, and have to be carried forward.
+        let kept_for = [RETENTION, RETENTION, 3 * RETENTION][self.random.below(3)];
+        let attempt = match &last {
+            State::Attempt {
+                attempt,
+                kept_until,
+                ..
+            } if now < *kept_until => attempt + 1,
+            _ => 1,
+        };
+        let granted = State::Attempt {
+            attempt,
+            lease_until: now + LEASE,
+            kept_until: now + kept_for,
+        };
+        self.tell(Event::Began(number, granted.clone()));
+        let terms = Terms::new(LEASE, kept_for);
+        let fingerprint = Fingerprint::of("request");
+        let outcome = self.engine.begin_with(&key(number), &fingerprint, terms);
+        let outcome = outcome.unwrap();
+        assert!(
+            last.allows(&outcome, now),
+            "{outcome:?}, but the key is {last:?}"
+        );
+        let Outcome::Proceed(guard) = outcome else {
+            return self.tell(Event::Returned(number, last));
+        };
+        assert!(guard.token() > self.last_token, "tokens rise");
+        self.last_token = guard.token();
+        self.tell(Event::Returned(number, granted));
+        self.guards.push((number, kept_for, guard));
+    }
+
+    /// A guard, the retention it was granted with, and whether it surely still has its key.
+    fn take_guard(&mut self) -> Option<(usize, Duration, Guard, bool)> {
         let count = self.guards.len();
-        (count > 0).then(|| self.guards.swap_remove(self.random.below(count)))
+        if count == 0 {
+            return None;
+        }
+        let (number, kept_for, guard) = self.guards.swap_remove(self.random.below(count));
+        let now = self.clock.wall();
+        let is_current = match self.last_of(number) {
+            State::Attempt {
+                attempt,
+                lease_until,
+                ..
+            } => attempt == guard.attempt() && now < lease_until,
+            _ => false,
+        };
+        Some((number, kept_for, guard, is_current))
     }
 
     fn complete(&mut self) {
-        let Some((number, guard)) = self.take_guard() else {
+        let Some((number, kept_for, guard, is_current)) = self.take_guard() else {
             return;
         };
         let size = self.random.below(2_000);
         let body: Vec<u8> = (0..size)
             .map(|_| self.random.next().to_le_bytes()[0])
             .collect();
-        let until = self.clock.wall() + RETENTION;
-        let completed = State::Completed(body.clone(), until);
+        let completed = State::Completed {
+            attempt: guard.attempt(),
+            body: body.clone(),
+            kept_until: self.clock.wall() + kept_for,
+        };
         self.tell(Event::Began(number, completed.clone()));
         let result = guard.complete(Reply::new(200, body));
+        assert!(result.is_ok() || !is_current, "the holder was refused");
         let now = if result.is_ok() {
             completed
         } else {
@@ -116,34 +158,59 @@ impl User<'_> {
         self.tell(Event::Returned(number, now));
     }
 
-    fn release(&mut self) {
-        let Some((number, guard)) = self.take_guard() else {
+    fn renew(&mut self) {
+        let Some((number, kept_for, mut guard, true)) = self.take_guard() else {
             return;
         };
-        self.tell(Event::Began(number, State::Free));
-        let result = guard.release();
-        let now = if result.is_ok() {
+        let State::Attempt { kept_until, .. } = self.last_of(number) else {
+            return;
+        };
+        let lease_until = self.clock.wall() + LEASE;
+        let renewed = State::Attempt {
+            attempt: guard.attempt(),
+            lease_until,
+            kept_until: kept_until.max(lease_until),
+        };
+        self.tell(Event::Began(number, renewed.clone()));
+        guard.renew().unwrap();
+        self.tell(Event::Returned(number, renewed));
+        self.guards.push((number, kept_for, guard));
+    }
+
+    fn release(&mut self) {
+        let Some((number, _, guard, true)) = self.take_guard() else {
+            return;
+        };
+        let State::Attempt {
+            attempt,
+            kept_until,
+            ..
+        } = self.last_of(number)
+        else {
+            return;
+        };
+        // The first attempt leaves nothing behind; a later one is remembered, so that the next goes on counting.
+        let released = if attempt == 1 {
             State::Free
         } else {
-            self.last_of(number)
+            State::Attempt {
+                attempt,
+                lease_until: self.clock.wall(),
+                kept_until,
+            }
         };
-        self.tell(Event::Returned(number, now));
+        self.tell(Event::Began(number, released.clone()));
+        guard.release().unwrap();
+        self.tell(Event::Returned(number, released));
     }
 
     fn forget(&mut self) {
         let number = self.random.below(KEYS);
-        if let State::Granted(_, until) = self.last_of(number)
-            && self.clock.wall() < until
-        {
-            return;
-        }
+        let last = self.last_of(number);
         self.tell(Event::Began(number, State::Free));
         let result = self.engine.forget(&key(number));
-        let now = if matches!(result, Ok(true)) {
-            State::Free
-        } else {
-            self.last_of(number)
-        };
+        let is_forgotten = matches!(result, Ok(true));
+        let now = if is_forgotten { State::Free } else { last };
         self.tell(Event::Returned(number, now));
     }
 }
@@ -165,6 +232,7 @@ fn live(path: &Path, seed: u64, steps: usize) -> Life {
         random: Random::new(seed),
         events: Vec::new(),
         guards: Vec::new(),
+        last_token: 0,
     };
     user.tell(Event::Now(clock.wall()));
     for _ in 0..steps {
@@ -301,7 +369,7 @@ fn cuts_during_recovery_lose_nothing() {
                 drop(opened);
                 drop(recorder);
                 // What was there when it was opened is surely there.
-                let base = log.iter().position(|op| matches!(op, Op::SyncFolder));
+                let base = log.iter().position(|op| matches!(op, Op::SyncFolder(_)));
                 let base = base.unwrap_or(0);
                 let at = base + random.below(log.len() - base);
                 let mut image = Image::default();

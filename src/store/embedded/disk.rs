@@ -7,7 +7,8 @@ use redb::DatabaseError;
 
 #[cfg(onceward_faults)]
 pub(super) use crate::faults::{
-    WatchedFile as DataFile, created, removed, renamed, synced_folder, wrote_whole,
+    WatchedFile as DataFile, created, removed, renamed, synced_folder, synced_whole,
+    syncing_folder, wrote_whole,
 };
 
 #[cfg(not(onceward_faults))]
@@ -32,6 +33,12 @@ pub(super) fn renamed(_: &Path, _: &Path) {}
 #[cfg(not(onceward_faults))]
 pub(super) fn removed(_: &Path) {}
 #[cfg(not(onceward_faults))]
-pub(super) fn synced_folder(_: &Path) {}
+pub(super) fn syncing_folder(_: &Path) -> usize {
+    0
+}
+#[cfg(not(onceward_faults))]
+pub(super) fn synced_folder(_: &Path, _: usize) {}
+#[cfg(not(onceward_faults))]
+pub(super) fn synced_whole(_: &Path) {}
 #[cfg(not(onceward_faults))]
 pub(super) fn wrote_whole(_: &Path, _: &[u8]) {}

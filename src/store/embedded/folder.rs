@@ -255,10 +255,11 @@ impl Folder {
         let unfinished = self.path.join(format!("{SECRET}{UNFINISHED}"));
         Self::remove_file(&unfinished)?;
         let mut file = Self::create_file(&unfinished)?;
-        file.write_all(material)
-            .and_then(|()| file.sync_all())
-            .map_err(|error| io_error("the store's secret can't be written", error))?;
+        let cant_write = |error| io_error("the store's secret can't be written", error);
+        file.write_all(material).map_err(cant_write)?;
         disk::wrote_whole(&unfinished, material);
+        file.sync_all().map_err(cant_write)?;
+        disk::synced_whole(&unfinished);
         self.rename(&unfinished, &self.path.join(SECRET))
     }
 
@@ -374,9 +375,10 @@ fn sync_folder(path: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
+    let began = disk::syncing_folder(path);
     File::open(path)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| io_error("the engine's folder can't be synced", error))?;
-    disk::synced_folder(path);
+    disk::synced_folder(path, began);
     Ok(())
 }
