@@ -131,7 +131,7 @@ impl Shared {
     }
 
     /// Puts one sealed file in the place of adjacent ones; gives whether it did.
-    fn merge(&self, members: &[Arc<Sealed>]) -> Result<bool> {
+    pub(super) fn merge(&self, members: &[Arc<Sealed>]) -> Result<bool> {
         let first_due =
             |sealed: &Arc<Sealed>| sealed.rolled.first_due().unwrap_or(self.due(sealed));
         let (header, rolled) = what_is_merged(members, members.iter().map(first_due).min());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Embedded;
+use super::merger::MergesHeld;
 use super::set::{Segment, SegmentSet};
 use crate::clock::Timestamp;
 use crate::decision::{Command, Verdict};
@@ -48,8 +49,8 @@ fn eventually(store: &Embedded, is_true: impl Fn(&Embedded) -> bool) {
     }
 }
 
-/// A store with a merged segment as its oldest, and the segments as they were before, oldest first.
-fn merged() -> (Bench, Arc<Embedded>, Arc<SegmentSet>) {
+/// A store with four sealed segments, which is one too few to merge them.
+fn sealed() -> (Bench, Arc<Embedded>) {
     let (bench, store) = tiny();
     for number in 0..9 {
         complete(&bench, &number.to_string());
@@ -57,8 +58,14 @@ fn merged() -> (Bench, Arc<Embedded>, Arc<SegmentSet>) {
             store.shared.view.segments().journals.len() == 1
         });
     }
+    assert_eq!(store.shared.view.segments().sealed.len(), 4);
+    (bench, store)
+}
+
+/// A store with a merged segment as its oldest, and the segments as they were before, oldest first.
+fn merged() -> (Bench, Arc<Embedded>, Arc<SegmentSet>) {
+    let (bench, store) = sealed();
     let before = store.shared.view.segments();
-    assert_eq!(before.sealed.len(), 4);
     for number in 9..11 {
         complete(&bench, &number.to_string());
     }
@@ -119,4 +126,17 @@ fn a_merged_segment_knows_when_the_first_of_its_members_was_due() {
     let merged = &store.shared.view.segments().sealed[0];
     assert_eq!(merged.rolled.first_due(), dues.min());
     assert_eq!(merged.keys(), 8);
+}
+
+#[test]
+fn a_merge_that_ends_while_somebody_walks_through_the_segments_is_not_listed() {
+    let (_bench, store) = sealed();
+    let members = store.shared.view.segments().sealed.clone();
+    let held = MergesHeld::new(&*store.shared);
+    assert!(!store.shared.merge(&members).unwrap());
+    assert_eq!(store.shared.view.segments().sealed.len(), 4);
+    drop(held);
+    assert!(store.shared.merge(&members).unwrap());
+    assert_eq!(store.shared.view.segments().sealed.len(), 1);
+    assert_eq!(store.live_keys(), 9);
 }
