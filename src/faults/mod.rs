@@ -9,8 +9,7 @@ mod recorder;
 pub use image::{Folder, Image, Random};
 pub use recorder::{FileId, Op, Recorder};
 pub(crate) use recorder::{
-    WatchedFile, created, removed, renamed, synced_folder, synced_whole, syncing_folder,
-    wrote_whole,
+    created, removed, renamed, synced_folder, synced_whole, syncing_folder, wrote_whole,
 };
 
 /// The defect that this process was started with: its name in `ONCEWARD_MUTANT`.

@@ -3,13 +3,10 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use redb::backends::FileBackend;
-use redb::{BackendError, DatabaseError, StorageBackend};
 
 /// Tells files apart, whatever they are called at the moment.
 pub type FileId = u64;
@@ -100,18 +97,25 @@ impl Recorder {
         self.state.lock().log.clone()
     }
 
-    fn of(path: &Path) -> Option<Arc<Self>> {
+    /// Who watches the folder of a file.
+    pub(crate) fn of(path: &Path) -> Option<Arc<Self>> {
         let mut watched = WATCHED.lock();
         watched.retain(|recorder| recorder.strong_count() > 0);
         let mut alive = watched.iter().filter_map(Weak::upgrade);
         alive.find(|recorder| path.starts_with(&recorder.root))
     }
 
-    fn position(&self) -> usize {
+    /// The file that has this name, if it was seen to get it.
+    pub(crate) fn file(&self, path: &Path) -> Option<FileId> {
+        self.state.lock().names.get(path).copied()
+    }
+
+    /// How much was recorded so far.
+    pub(crate) fn position(&self) -> usize {
         self.state.lock().log.len()
     }
 
-    fn push(&self, op: Op) {
+    pub(crate) fn push(&self, op: Op) {
         self.state.lock().log.push(op);
     }
 }
@@ -189,96 +193,5 @@ pub(crate) fn synced_folder(path: &Path, began_at: usize) {
         && super::mutant() != Some("NoFolderSync")
     {
         recorder.push(Op::SyncFolder(began_at));
-    }
-}
-
-/// A file whose writes are recorded.
-#[derive(Debug)]
-pub(crate) struct WatchedFile {
-    backend: FileBackend,
-    watched: Option<(Arc<Recorder>, FileId)>,
-}
-
-impl WatchedFile {
-    pub(crate) fn new(file: fs::File, path: &Path) -> Result<Self, DatabaseError> {
-        let recorder = Recorder::of(path);
-        let watched = recorder.and_then(|recorder| {
-            let id = recorder.state.lock().names.get(path).copied();
-            id.map(|id| (recorder, id))
-        });
-        Ok(Self {
-            backend: FileBackend::new(file)?,
-            watched,
-        })
-    }
-
-    fn note(&self, op: impl FnOnce(FileId) -> Op) {
-        if let Some((recorder, id)) = &self.watched {
-            recorder.push(op(*id));
-        }
-    }
-}
-
-impl StorageBackend for WatchedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.backend.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.backend.read(offset, out)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.backend.set_len(length)?;
-        self.note(|id| Op::SetLen(id, length));
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let watched = self.watched.as_ref();
-        let began_at = watched.map_or(0, |(recorder, _)| recorder.position());
-        self.backend.sync_data()?;
-        if super::mutant() != Some("NoFileSync") {
-            self.note(|id| Op::Sync(id, began_at));
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.backend.write(offset, data)?;
-        self.note(|id| Op::Write(id, offset, data.to_vec()));
-        Ok(())
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.backend.close()
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.backend.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        self.backend.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.backend.query_lock_range(start, end)
     }
 }

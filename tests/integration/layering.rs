@@ -32,7 +32,7 @@ const FLOORS: &[&[&str]] = &[
 
 /// Crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("redb", &["store/embedded", "faults"]),
+    ("redb", &["store/embedded"]),
     ("bincode", &["codec"]),
     ("twox_hash", &["codec"]),
     ("quick_cache", &["store/embedded"]),

@@ -1,4 +1,5 @@
-//! Where the fault tests take hold of the files. Without them a file is redb's own, and nothing is noted.
+//! The files as redb sees them, and where the fault tests take hold of them. Without those a file is redb's own, and
+//! nothing is noted.
 
 use std::fs::File;
 use std::path::Path;
@@ -6,9 +7,10 @@ use std::path::Path;
 use redb::DatabaseError;
 
 #[cfg(onceward_faults)]
+pub(super) use super::watched_file::WatchedFile as DataFile;
+#[cfg(onceward_faults)]
 pub(super) use crate::faults::{
-    WatchedFile as DataFile, created, removed, renamed, synced_folder, synced_whole,
-    syncing_folder, wrote_whole,
+    created, removed, renamed, synced_folder, synced_whole, syncing_folder, wrote_whole,
 };
 
 #[cfg(not(onceward_faults))]
@@ -25,6 +27,69 @@ pub(super) fn data_file(file: File, path: &Path) -> Result<DataFile, DatabaseErr
 pub(super) fn data_file(file: File, _: &Path) -> Result<DataFile, DatabaseError> {
     DataFile::new(file)
 }
+
+/// Opens a file that holds a database already: redb would begin a new one in an empty file.
+pub(super) fn existing_file(path: &Path) -> Result<DataFile, redb::Error> {
+    let file = File::options().read(true).write(true).open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Err(redb::Error::Io(std::io::ErrorKind::InvalidData.into()));
+    }
+    Ok(data_file(file, path)?)
+}
+
+/// The locks of a backend that wraps another one, in the field of this name.
+macro_rules! forward_locks {
+    ($inner:ident) => {
+        fn try_lock_range(
+            &self,
+            start: std::ops::Bound<u64>,
+            end: std::ops::Bound<u64>,
+        ) -> Result<bool, redb::BackendError> {
+            self.$inner.try_lock_range(start, end)
+        }
+
+        fn try_lock_shared_range(
+            &self,
+            start: std::ops::Bound<u64>,
+            end: std::ops::Bound<u64>,
+        ) -> Result<bool, redb::BackendError> {
+            self.$inner.try_lock_shared_range(start, end)
+        }
+
+        fn lock_range(
+            &self,
+            start: std::ops::Bound<u64>,
+            end: std::ops::Bound<u64>,
+        ) -> Result<(), redb::BackendError> {
+            self.$inner.lock_range(start, end)
+        }
+
+        fn lock_shared_range(
+            &self,
+            start: std::ops::Bound<u64>,
+            end: std::ops::Bound<u64>,
+        ) -> Result<(), redb::BackendError> {
+            self.$inner.lock_shared_range(start, end)
+        }
+
+        fn unlock_range(
+            &self,
+            start: std::ops::Bound<u64>,
+            end: std::ops::Bound<u64>,
+        ) -> Result<(), redb::BackendError> {
+            self.$inner.unlock_range(start, end)
+        }
+
+        fn query_lock_range(
+            &self,
+            start: std::ops::Bound<u64>,
+            end: std::ops::Bound<u64>,
+        ) -> Result<bool, redb::BackendError> {
+            self.$inner.query_lock_range(start, end)
+        }
+    };
+}
+pub(super) use forward_locks;
 
 #[cfg(not(onceward_faults))]
 pub(super) fn created(_: &Path) {}

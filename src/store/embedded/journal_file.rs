@@ -9,7 +9,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::disk::data_file;
+use super::disk::{DataFile, data_file, existing_file};
 use super::growing_file::GrowingFile;
 
 pub(super) enum JournalFile {
@@ -23,7 +23,7 @@ pub(super) type OnRepair = Arc<dyn Fn(u64) + Send + Sync>;
 impl JournalFile {
     /// Makes a database of an empty file.
     pub(super) fn create(file: File, path: &Path, cache_bytes: usize) -> Result<Self, redb::Error> {
-        Self::writable(file, path, cache_bytes, Arc::new(|_| {}))
+        Self::writable(data_file(file, path)?, cache_bytes, Arc::new(|_| {}))
     }
 
     /// A rolled segment that was closed cleanly is opened read-only, which writes nothing. Everything else
@@ -44,24 +44,18 @@ impl JournalFile {
                 Err(error) => return Err(error.into()),
             }
         }
-        let file = File::options().read(true).write(true).open(path)?;
-        if file.metadata()?.len() == 0 {
-            // redb would begin a new database in it.
-            return Err(redb::Error::Io(std::io::ErrorKind::InvalidData.into()));
-        }
-        Self::writable(file, path, cache_bytes, on_repair)
+        Self::writable(existing_file(path)?, cache_bytes, on_repair)
     }
 
     fn writable(
-        file: File,
-        path: &Path,
+        file: DataFile,
         cache_bytes: usize,
         on_repair: OnRepair,
     ) -> Result<Self, redb::Error> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .set_repair_callback(move |repair| on_repair(thousandths(repair.progress())))
-            .create_with_backend(GrowingFile::new(data_file(file, path)?)?)?;
+            .create_with_backend(GrowingFile::new(file)?)?;
         Ok(Self::Writable(database))
     }
 

@@ -5,14 +5,13 @@
 //! missing is damage.
 
 use std::fmt;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::disk::data_file;
+use super::disk::{data_file, existing_file};
 use super::edge::redb_call;
 use super::folder::Folder;
 use super::tally::{SegmentHeader, Tally};
@@ -189,14 +188,9 @@ impl Manifest {
     /// Reads a manifest and checks it whole.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let (file, format, state) = redb_call("the manifest", || {
-            let file = File::options().read(true).write(true).open(path)?;
-            if file.metadata()?.len() == 0 {
-                // redb would begin a new database in it.
-                return Err(redb::Error::Io(std::io::ErrorKind::InvalidData.into()));
-            }
             let file = Database::builder()
                 .set_cache_size(CACHE_BYTES)
-                .create_with_backend(data_file(file, path)?)?;
+                .create_with_backend(existing_file(path)?)?;
             let table = file.begin_read()?.open_table(TABLE)?;
             let row = |name| -> Result<Option<Vec<u8>>, redb::Error> {
                 Ok(table.get(name)?.map(|row| row.value().to_vec()))

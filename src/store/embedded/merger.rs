@@ -116,7 +116,7 @@ impl Shared {
             entries: sealed.rolled.holds.entries,
             bytes: sealed.blocks() * BLOCK_BYTES as u64,
             due: self.due(sealed),
-            first_due: sealed.rolled.first_due().unwrap_or(self.due(sealed)),
+            first_due: self.first_due(sealed),
             is_readable: !unreadable.contains(&sealed.tally.id()),
         };
         let candidates: Vec<Candidate> = set.sealed.iter().map(candidate).collect();
@@ -130,11 +130,16 @@ impl Shared {
         sealed.ends_at().min(rolled_at.plus(self.rules.retention))
     }
 
+    /// When the first of those would have been that went into a segment.
+    fn first_due(&self, sealed: &Sealed) -> Timestamp {
+        let noted = sealed.rolled.first_due();
+        noted.unwrap_or_else(|| self.due(sealed))
+    }
+
     /// Puts one sealed file in the place of adjacent ones; gives whether it did.
     pub(super) fn merge(&self, members: &[Arc<Sealed>]) -> Result<bool> {
-        let first_due =
-            |sealed: &Arc<Sealed>| sealed.rolled.first_due().unwrap_or(self.due(sealed));
-        let (header, rolled) = what_is_merged(members, members.iter().map(first_due).min());
+        let first_due = members.iter().map(|sealed| self.first_due(sealed)).min();
+        let (header, rolled) = what_is_merged(members, first_due);
         let unfinished = self.folder.unfinished_sealed(&header);
         Folder::remove_file(&unfinished)?;
         let merged = self

@@ -36,6 +36,8 @@ mod tests;
 mod upkeep;
 mod verify;
 mod view;
+#[cfg(onceward_faults)]
+mod watched_file;
 mod writer;
 
 use std::sync::Arc;
