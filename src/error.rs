@@ -55,7 +55,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The operating system refused a read, a write or a sync.
     Io,
-    /// The store failed earlier and makes no grants until the engine is opened anew.
+    /// The store failed and makes no grants. After an error of the disk it tries again and again to go on by itself;
+    /// after a panic in one of its threads it has to be opened anew. The message says which.
     Unavailable,
     /// The engine was closed.
     Closed,

@@ -6,6 +6,8 @@
 pub(crate) enum Mutant {
     /// Callers are answered before the commit.
     AnswerFirst,
+    /// A failed sync counts as a good one.
+    BelievesFailedSync,
     /// A journal goes before its sealed file is on the disk.
     JournalDroppedEarly,
     /// Tokens aren't compared.

@@ -199,6 +199,8 @@ impl Core {
                 in_flight.lease_until
             };
             let wait = self.waiters.join(digest, lease_end, deadline);
+            // Nobody waits for what can't happen.
+            self.store.condition()?;
             if !self.is_still_in_flight(&digest, fingerprint)? {
                 continue;
             }

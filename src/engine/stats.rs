@@ -56,6 +56,8 @@ pub struct Stats {
     /// Segments that couldn't be sealed, or merged, mostly for want of disk space. They are tried again, and take
     /// more memory until then.
     pub failed_seals: u64,
+    /// How often the store went on in a new segment after an error of the disk.
+    pub resumptions: u64,
     /// By how much the wall clock at open was ahead of the newest record, if by more than an hour. The
     /// time that has passed and a clock that was set wrong look alike; if the engine wasn't down for
     /// that long, leases and retentions have ended early.
@@ -115,6 +117,7 @@ impl Core {
             refused_oversize: self.refused.oversize.load(Ordering::Relaxed),
             failed_sweeps: figures.failed_sweeps,
             failed_seals: figures.failed_seals,
+            resumptions: figures.resumptions,
             clock_step: figures.clock_step,
         }
     }

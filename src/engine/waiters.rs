@@ -142,8 +142,12 @@ impl Waiters {
 
     /// Wakes everybody, for good.
     pub(super) fn close(&self) {
+        self.wake_all_lines(true);
+    }
+
+    fn wake_all_lines(&self, for_good: bool) {
         let mut state = self.state.lock();
-        state.is_closed = true;
+        state.is_closed |= for_good;
         let lines = std::mem::take(&mut state.lines);
         self.count.store(0, Ordering::SeqCst);
         drop(state);
@@ -232,6 +236,10 @@ impl Waiters {
 }
 
 impl Observer for Waiters {
+    fn interrupted(&self) {
+        self.wake_all_lines(false);
+    }
+
     fn stopped(&self) {
         self.close();
     }

@@ -18,6 +18,8 @@ pub type Folder = BTreeMap<PathBuf, Vec<u8>>;
 pub struct Image {
     files: HashMap<FileId, File>,
     names: BTreeMap<PathBuf, FileId>,
+    /// As with a file's bytes.
+    unsure_names: Vec<NameOp>,
     /// With their positions in the log.
     pending_names: Vec<(usize, NameOp)>,
     position: usize,
@@ -26,6 +28,8 @@ pub struct Image {
 #[derive(Clone, Debug, Default)]
 struct File {
     durable: Vec<u8>,
+    /// What may be on the disk or not, whatever is synced from now on: a sync of it has failed.
+    unsure: Vec<Change>,
     /// With their positions in the log.
     pending: Vec<(usize, Change)>,
 }
@@ -62,8 +66,18 @@ impl Image {
                 let file = self.files.entry(*id).or_default();
                 let later = file.pending.partition_point(|(at, _)| at < began_at);
                 for (_, change) in file.pending.drain(..later) {
+                    file.unsure.retain(|unsure| !change.covers(unsure));
                     change.apply(&mut file.durable);
                 }
+            }
+            Op::FailedSync(id) => {
+                let file = self.files.entry(*id).or_default();
+                let pending = file.pending.drain(..).map(|(_, change)| change);
+                file.unsure.extend(pending.flat_map(Change::sectors));
+            }
+            Op::FailedSyncFolder => {
+                let pending = self.pending_names.drain(..).map(|(_, op)| op);
+                self.unsure_names.extend(pending);
             }
             Op::Rename(from, to) => {
                 if let Some(id) = self.current(from) {
@@ -78,6 +92,7 @@ impl Image {
             Op::SyncFolder(began_at) => {
                 let later = self.pending_names.partition_point(|(at, _)| at < began_at);
                 for (_, op) in self.pending_names.drain(..later) {
+                    self.unsure_names.retain(|unsure| !op.covers(unsure));
                     op.apply(&mut self.names);
                 }
                 self.forget_nameless();
@@ -88,8 +103,10 @@ impl Image {
 
     /// Lets go of files that have no name and get none.
     fn forget_nameless(&mut self) {
-        let pending = self.pending_names.iter().filter_map(|(_, op)| op.file());
-        let named: HashSet<FileId> = self.names.values().copied().chain(pending).collect();
+        let pending = self.pending_names.iter().map(|(_, op)| op);
+        let unsure = self.unsure_names.iter().chain(pending);
+        let unsure = unsure.filter_map(NameOp::file);
+        let named: HashSet<FileId> = self.names.values().copied().chain(unsure).collect();
         self.files.retain(|id, _| named.contains(id));
     }
 
@@ -102,7 +119,8 @@ impl Image {
 
     fn current(&self, path: &PathBuf) -> Option<FileId> {
         let mut names = self.names.clone();
-        for (_, op) in &self.pending_names {
+        let pending = self.pending_names.iter().map(|(_, op)| op);
+        for op in self.unsure_names.iter().chain(pending) {
             op.clone().apply(&mut names);
         }
         names.get(path).copied()
@@ -112,7 +130,8 @@ impl Image {
     pub fn cut(&self, random: &mut Random) -> Folder {
         let mut names = self.names.clone();
         let kept = random.share();
-        for (_, op) in &self.pending_names {
+        let pending = self.pending_names.iter().map(|(_, op)| op);
+        for op in self.unsure_names.iter().chain(pending) {
             if random.is_below(kept) {
                 op.clone().apply(&mut names);
             }
@@ -131,7 +150,8 @@ impl File {
         let mut lengths = vec![length];
         let mut bytes = self.durable;
         let kept = random.share();
-        for (_, change) in self.pending {
+        let pending = self.pending.into_iter().map(|(_, change)| change);
+        for change in self.unsure.into_iter().chain(pending) {
             match change {
                 Change::SetLen(new) => {
                     // What was cut off may come back as zeros.
@@ -166,6 +186,33 @@ impl File {
 }
 
 impl Change {
+    /// Whether another change is of no account after this one.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Write(at, data), Self::Write(earlier, bytes)) => {
+                *earlier < at + data.len() && *at < earlier + bytes.len()
+            }
+            (Self::SetLen(_), Self::SetLen(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// The change, sector by sector.
+    fn sectors(self) -> Vec<Self> {
+        let Self::Write(offset, data) = self else {
+            return vec![self];
+        };
+        let first = (SECTOR - offset % SECTOR).min(data.len());
+        let (first, rest) = data.split_at(first);
+        let mut at = offset;
+        let mut sectors = Vec::new();
+        for sector in std::iter::once(first).chain(rest.chunks(SECTOR)) {
+            sectors.push(Self::Write(at, sector.to_vec()));
+            at += sector.len();
+        }
+        sectors
+    }
+
     fn apply(self, bytes: &mut Vec<u8>) {
         match self {
             Self::SetLen(length) => bytes.resize(length, 0),
@@ -175,6 +222,18 @@ impl Change {
 }
 
 impl NameOp {
+    /// Whether another operation is of no account after this one.
+    fn covers(&self, other: &Self) -> bool {
+        self.names().iter().any(|name| other.names().contains(name))
+    }
+
+    fn names(&self) -> Vec<&PathBuf> {
+        match self {
+            Self::Create(_, path) | Self::Remove(path) => vec![path],
+            Self::Rename(_, from, to) => vec![from, to],
+        }
+    }
+
     fn file(&self) -> Option<FileId> {
         match self {
             Self::Create(id, _) | Self::Rename(id, ..) => Some(*id),

@@ -3,14 +3,14 @@
 
 use std::sync::OnceLock;
 
+mod failures;
 mod image;
 mod recorder;
 
+pub(crate) use failures::Asked;
+pub use failures::Failures;
 pub use image::{Folder, Image, Random};
 pub use recorder::{FileId, Op, Recorder};
-pub(crate) use recorder::{
-    created, removed, renamed, synced_folder, synced_whole, syncing_folder, wrote_whole,
-};
 
 /// The defect that this process was started with: its name in `ONCEWARD_MUTANT`.
 pub fn mutant() -> Option<&'static str> {

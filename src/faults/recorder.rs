@@ -8,6 +8,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::failures::{Asked, Failing, Failures};
+
 /// Tells files apart, whatever they are called at the moment.
 pub type FileId = u64;
 
@@ -23,12 +25,16 @@ pub enum Op {
     /// Writes and lengths of the file are on the disk that were recorded before this position in the log, where
     /// the call began.
     Sync(FileId, usize),
+    /// A sync failed: what was recorded before of the file may be on the disk or not, and no later sync changes that.
+    FailedSync(FileId),
     /// The second name is the file's that had the first.
     Rename(PathBuf, PathBuf),
     /// The name is gone.
     Remove(PathBuf),
     /// Creations, renames and removals are on the disk that were recorded before this position.
     SyncFolder(usize),
+    /// A sync of the folder failed: as with a file's.
+    FailedSyncFolder,
     /// Something that the test noted.
     Mark(usize),
 }
@@ -57,6 +63,7 @@ struct State {
     names: HashMap<PathBuf, FileId>,
     next: FileId,
     log: Vec<Op>,
+    failing: Failing,
 }
 
 static WATCHED: Mutex<Vec<Weak<Recorder>>> = Mutex::new(Vec::new());
@@ -118,6 +125,53 @@ impl Recorder {
     pub(crate) fn push(&self, op: Op) {
         self.state.lock().log.push(op);
     }
+
+    /// Records something of the file that has this name, if it was seen to get it.
+    pub(crate) fn push_to(&self, path: &Path, op: impl FnOnce(FileId) -> Op) {
+        let mut state = self.state.lock();
+        if let Some(id) = state.names.get(path).copied() {
+            state.log.push(op(id));
+        }
+    }
+
+    /// Whether a call goes through, or the error that it gets.
+    pub(crate) fn ask(&self, asked: &Asked) -> io::Result<()> {
+        self.state.lock().failing.ask(asked)
+    }
+
+    /// Lets calls fail from now on; counts them anew.
+    pub fn fail(&self, which: Failures) {
+        self.state.lock().failing = Failing::new(which);
+    }
+
+    /// How many calls there were since it was last said which are to fail, and how many of them did.
+    pub fn calls(&self) -> (usize, usize) {
+        self.state.lock().failing.counts()
+    }
+
+    /// A file was created.
+    pub(crate) fn created(&self, path: &Path) {
+        let mut state = self.state.lock();
+        let id = state.name(path.to_owned());
+        state.log.push(Op::Create(id, path.to_owned()));
+    }
+
+    /// A file got another name.
+    pub(crate) fn renamed(&self, from: &Path, to: &Path) {
+        let mut state = self.state.lock();
+        if let Some(id) = state.names.remove(from) {
+            state.names.insert(to.to_owned(), id);
+        }
+        state.log.push(Op::Rename(from.to_owned(), to.to_owned()));
+    }
+
+    /// A file was unlinked.
+    pub(crate) fn removed(&self, path: &Path) {
+        let mut state = self.state.lock();
+        if state.names.remove(path).is_some() {
+            state.log.push(Op::Remove(path.to_owned()));
+        }
+    }
 }
 
 impl State {
@@ -126,72 +180,5 @@ impl State {
         self.next += 1;
         self.names.insert(path, id);
         id
-    }
-}
-
-/// A file was created.
-pub(crate) fn created(path: &Path) {
-    if let Some(recorder) = Recorder::of(path) {
-        let mut state = recorder.state.lock();
-        let id = state.name(path.to_owned());
-        state.log.push(Op::Create(id, path.to_owned()));
-    }
-}
-
-/// A file got another name.
-pub(crate) fn renamed(from: &Path, to: &Path) {
-    if let Some(recorder) = Recorder::of(from) {
-        let mut state = recorder.state.lock();
-        if let Some(id) = state.names.remove(from) {
-            state.names.insert(to.to_owned(), id);
-        }
-        state.log.push(Op::Rename(from.to_owned(), to.to_owned()));
-    }
-}
-
-/// A file was unlinked.
-pub(crate) fn removed(path: &Path) {
-    if let Some(recorder) = Recorder::of(path) {
-        let mut state = recorder.state.lock();
-        if state.names.remove(path).is_some() {
-            state.log.push(Op::Remove(path.to_owned()));
-        }
-    }
-}
-
-/// A file's content was written.
-pub(crate) fn wrote_whole(path: &Path, bytes: &[u8]) {
-    if let Some(recorder) = Recorder::of(path) {
-        let mut state = recorder.state.lock();
-        if let Some(id) = state.names.get(path).copied() {
-            state.log.push(Op::Write(id, 0, bytes.to_vec()));
-        }
-    }
-}
-
-/// A file that is written at once was synced.
-pub(crate) fn synced_whole(path: &Path) {
-    if let Some(recorder) = Recorder::of(path)
-        && super::mutant() != Some("NoFileSync")
-    {
-        let mut state = recorder.state.lock();
-        if let Some(id) = state.names.get(path).copied() {
-            let began_at = state.log.len();
-            state.log.push(Op::Sync(id, began_at));
-        }
-    }
-}
-
-/// The sync of a folder begins.
-pub(crate) fn syncing_folder(path: &Path) -> usize {
-    Recorder::of(path).map_or(0, |recorder| recorder.position())
-}
-
-/// The sync of a folder that began at this position has ended.
-pub(crate) fn synced_folder(path: &Path, began_at: usize) {
-    if let Some(recorder) = Recorder::of(path)
-        && super::mutant() != Some("NoFolderSync")
-    {
-        recorder.push(Op::SyncFolder(began_at));
     }
 }

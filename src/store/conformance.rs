@@ -39,6 +39,8 @@ struct Nobody;
 impl Observer for Nobody {
     fn changed(&self, _digest: &crate::secret::Digest, _now: Observed) {}
 
+    fn interrupted(&self) {}
+
     fn stopped(&self) {}
 }
 

@@ -115,7 +115,10 @@ impl Glance {
 pub(crate) trait Observer: Send + Sync + fmt::Debug + 'static {
     fn changed(&self, digest: &Digest, now: Observed);
 
-    /// The store has failed or was closed: nothing changes any more.
+    /// Nothing changes until the store can go on, if ever.
+    fn interrupted(&self);
+
+    /// The store has failed for good or was closed: nothing changes any more.
     fn stopped(&self);
 }
 
@@ -172,6 +175,7 @@ pub(crate) struct Figures {
     pub(crate) refused_overloaded: u64,
     pub(crate) failed_sweeps: u64,
     pub(crate) failed_seals: u64,
+    pub(crate) resumptions: u64,
     pub(crate) clock_step: Option<Duration>,
 }
 
@@ -182,6 +186,17 @@ pub(crate) fn unavailable(reason: &str) -> Error {
         format!(
             "the store failed earlier ({reason}) and grants nothing until the engine is closed and \
              opened again"
+        ),
+    )
+}
+
+/// The answer to a write that finds the store busy to go on after an error.
+pub(crate) fn interrupted(reason: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "the store is interrupted ({reason}); it tries again and again to go on, and grants nothing until \
+             it can: see to the disk, or retry later"
         ),
     )
 }

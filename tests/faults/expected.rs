@@ -10,8 +10,8 @@ use onceward::{Engine, Entry, EntryState, Fingerprint, Key, Outcome};
 pub(crate) enum Event {
     /// A call began that puts the key in this state, if it succeeds.
     Began(usize, State),
-    /// The call that began last has returned, and this is the key's state.
-    Returned(usize, State),
+    /// The call that began last has returned, and this is the key's state; or one of these, if an earlier one failed.
+    Settled(usize, Vec<State>),
     /// Time was let pass.
     Now(SystemTime),
 }
@@ -41,13 +41,28 @@ pub(crate) struct Expected {
 }
 
 impl State {
+    /// Whether the key is free by now.
+    pub(crate) fn is_over(&self, now: SystemTime) -> bool {
+        match self {
+            Self::Free => true,
+            Self::Attempt { kept_until, .. } | Self::Completed { kept_until, .. } => {
+                now >= *kept_until
+            }
+        }
+    }
+
+    /// The number that an attempt gets which is granted now.
+    pub(crate) fn next_attempt(&self, now: SystemTime) -> u32 {
+        match self {
+            Self::Attempt { attempt, .. } if !self.is_over(now) => attempt + 1,
+            _ => 1,
+        }
+    }
+
     /// Whether the store's answer is this state.
     fn is(&self, entry: Option<&Entry>, now: SystemTime) -> bool {
         match (self, entry) {
-            (Self::Free, None) => true,
-            (Self::Attempt { kept_until, .. } | Self::Completed { kept_until, .. }, None) => {
-                now >= *kept_until
-            }
+            (state, None) => state.is_over(now),
             (
                 Self::Attempt {
                     attempt,
@@ -117,19 +132,29 @@ impl Expected {
     /// What is expected after these events.
     pub(crate) fn after(events: &[Event]) -> Self {
         let mut expected = Self::default();
-        for event in events {
-            match event {
-                Event::Began(key, state) => {
-                    let states = expected.states.entry(*key).or_insert(vec![State::Free]);
+        events.iter().for_each(|event| expected.take_in(event));
+        expected
+    }
+
+    pub(crate) fn take_in(&mut self, event: &Event) {
+        match event {
+            Event::Began(key, state) => {
+                let states = self.states.entry(*key).or_insert(vec![State::Free]);
+                if !states.contains(state) {
                     states.push(state.clone());
                 }
-                Event::Returned(key, state) => {
-                    expected.states.insert(*key, vec![state.clone()]);
-                }
-                Event::Now(now) => expected.now = Some(*now),
             }
+            Event::Settled(key, states) => {
+                self.states.insert(*key, states.clone());
+            }
+            Event::Now(now) => self.now = Some(*now),
         }
-        expected
+    }
+
+    /// The states that a key may be in.
+    pub(crate) fn states(&self, number: usize) -> Vec<State> {
+        let states = self.states.get(&number);
+        states.cloned().unwrap_or_else(|| vec![State::Free])
     }
 
     /// What is wrong with the store's answers, if anything is.

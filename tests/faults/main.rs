@@ -3,6 +3,8 @@
 #![cfg(onceward_faults)]
 
 mod expected;
+mod io_faults;
 mod mutants;
 mod power_cuts;
 mod promises;
+mod user;

@@ -5,25 +5,38 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::store::unavailable;
+use crate::store::{interrupted, unavailable};
 
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
-const FAILED: u8 = 2;
+const INTERRUPTED: u8 = 2;
+const FAILED: u8 = 3;
 
-/// Open, closed, or failed with a reason. Checked by every call, so it costs one load while open.
+/// Open, closed, interrupted by an error of the disk, or failed for good. Checked by every call, so it costs one
+/// load while open.
 #[derive(Debug, Default)]
 pub(super) struct Condition {
     state: AtomicU8,
-    reason: Mutex<String>,
+    /// Of an interruption or a failure that isn't over, whether the store was closed since or not.
+    reason: Mutex<Option<String>>,
 }
 
 impl Condition {
+    /// Whether the store can change something.
     pub(super) fn check(&self) -> Result<()> {
         match self.state.load(Ordering::Acquire) {
             OPEN => Ok(()),
             CLOSED => Err(Error::closed()),
-            _ => Err(unavailable(&self.reason.lock())),
+            INTERRUPTED => Err(interrupted(&self.reason())),
+            _ => Err(unavailable(&self.reason())),
+        }
+    }
+
+    /// Whether the store can tell what is published. That is durable, and stays true while nothing can change.
+    pub(super) fn check_readable(&self) -> Result<()> {
+        match self.state.load(Ordering::Acquire) {
+            OPEN | INTERRUPTED => Ok(()),
+            _ => self.check(),
         }
     }
 
@@ -31,20 +44,41 @@ impl Condition {
         self.state.store(CLOSED, Ordering::Release);
     }
 
-    /// Notes the first failure; a store that is closed stays so.
-    pub(super) fn fail(&self, reason: &str) {
-        let mut first = self.reason.lock();
-        if first.is_empty() {
-            reason.clone_into(&mut first);
-        }
-        drop(first);
-        let _ = self
-            .state
-            .compare_exchange(OPEN, FAILED, Ordering::AcqRel, Ordering::Acquire);
+    /// Notes that nothing can be changed until further notice.
+    pub(super) fn interrupt(&self, reason: &str) {
+        self.note(reason);
+        self.exchange(OPEN, INTERRUPTED);
     }
 
-    /// Whether it ever failed, closed since or not.
+    /// Ends an interruption.
+    pub(super) fn resume(&self) {
+        *self.reason.lock() = None;
+        self.exchange(INTERRUPTED, OPEN);
+    }
+
+    /// Notes that nothing will ever change again. A store that is closed stays so.
+    pub(super) fn fail(&self, reason: &str) {
+        self.note(reason);
+        self.exchange(OPEN, FAILED);
+        self.exchange(INTERRUPTED, FAILED);
+    }
+
+    /// Whether it has failed or is interrupted, closed since or not.
     pub(super) fn has_failed(&self) -> bool {
-        !self.reason.lock().is_empty()
+        self.reason.lock().is_some()
+    }
+
+    fn note(&self, reason: &str) {
+        *self.reason.lock() = Some(reason.to_owned());
+    }
+
+    fn reason(&self) -> String {
+        self.reason.lock().clone().unwrap_or_default()
+    }
+
+    fn exchange(&self, from: u8, to: u8) {
+        let _ = self
+            .state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
     }
 }

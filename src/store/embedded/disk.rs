@@ -2,17 +2,13 @@
 //! nothing is noted.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use redb::DatabaseError;
 
 #[cfg(onceward_faults)]
-pub(super) use super::watched_file::WatchedFile as DataFile;
-#[cfg(onceward_faults)]
-pub(super) use crate::faults::{
-    created, removed, renamed, synced_folder, synced_whole, syncing_folder, wrote_whole,
-};
-
+pub(super) use super::watched_file::{WatchedFile as DataFile, call};
 #[cfg(not(onceward_faults))]
 pub(super) type DataFile = redb::backends::FileBackend;
 
@@ -32,7 +28,7 @@ pub(super) fn data_file(file: File, _: &Path) -> Result<DataFile, DatabaseError>
 pub(super) fn existing_file(path: &Path) -> Result<DataFile, redb::Error> {
     let file = File::options().read(true).write(true).open(path)?;
     if file.metadata()?.len() == 0 {
-        return Err(redb::Error::Io(std::io::ErrorKind::InvalidData.into()));
+        return Err(redb::Error::Io(io::ErrorKind::InvalidData.into()));
     }
     Ok(data_file(file, path)?)
 }
@@ -91,19 +87,20 @@ macro_rules! forward_locks {
 }
 pub(super) use forward_locks;
 
-#[cfg(not(onceward_faults))]
-pub(super) fn created(_: &Path) {}
-#[cfg(not(onceward_faults))]
-pub(super) fn renamed(_: &Path, _: &Path) {}
-#[cfg(not(onceward_faults))]
-pub(super) fn removed(_: &Path) {}
-#[cfg(not(onceward_faults))]
-pub(super) fn syncing_folder(_: &Path) -> usize {
-    0
+/// What is done to the folder, or to a file of it as a whole.
+#[cfg_attr(not(onceward_faults), allow(dead_code))] // Only the fault tests look at it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Call<'a> {
+    Create(&'a Path),
+    Write(&'a Path, &'a [u8]),
+    Sync(&'a Path),
+    Rename(&'a Path, &'a Path),
+    Remove(&'a Path),
+    SyncFolder(&'a Path),
 }
+
+/// Asks the system for something.
 #[cfg(not(onceward_faults))]
-pub(super) fn synced_folder(_: &Path, _: usize) {}
-#[cfg(not(onceward_faults))]
-pub(super) fn synced_whole(_: &Path) {}
-#[cfg(not(onceward_faults))]
-pub(super) fn wrote_whole(_: &Path, _: &[u8]) {}
+pub(super) fn call<T>(_: Call<'_>, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    run()
+}

@@ -1,6 +1,7 @@
 //! The edge to redb: its panics and its errors end here.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -17,6 +18,31 @@ pub(super) fn redb_call<T>(what: &str, call: impl FnOnce() -> Result<T, redb::Er
                 "{what} is damaged in a way that redb can't describe; restore it from a backup"
             ),
         )),
+    }
+}
+
+/// The edge to redb at one file, which is no good any more once the system has refused something: redb answers
+/// nothing from it until it is opened anew.
+#[derive(Debug, Default)]
+pub(super) struct Edge {
+    is_stale: AtomicBool,
+}
+
+impl Edge {
+    pub(super) fn call<T>(
+        &self,
+        what: &str,
+        call: impl FnOnce() -> Result<T, redb::Error>,
+    ) -> Result<T> {
+        redb_call(what, call).inspect_err(|error| {
+            if error.kind() == ErrorKind::Io {
+                self.is_stale.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::disk;
+use super::disk::{self, Call};
 use super::edge::io_error;
 use super::tally::SegmentHeader;
 use crate::error::{Error, ErrorKind, Result};
@@ -200,34 +200,27 @@ impl Folder {
 
     /// A new, empty file that only its owner may read.
     pub(super) fn create_file(path: &Path) -> Result<File> {
-        let file = owner_only()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|error| io_error("a file of the engine's folder can't be created", error))?;
-        disk::created(path);
-        Ok(file)
+        let mut options = owner_only();
+        options.read(true).write(true).create_new(true);
+        disk::call(Call::Create(path), || options.open(path))
+            .map_err(|error| io_error("a file of the engine's folder can't be created", error))
     }
 
     /// Removes a file if it is there.
     pub(super) fn remove_file(path: &Path) -> Result<()> {
-        match fs::remove_file(path) {
+        match disk::call(Call::Remove(path), || fs::remove_file(path)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error(
                 "a file of the engine's folder can't be removed",
                 error,
             )),
-            _ => {
-                disk::removed(path);
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
     /// Gives a file its final name and makes that durable.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        fs::rename(from, to).map_err(|error| io_error("a file can't be renamed", error))?;
-        disk::renamed(from, to);
+        disk::call(Call::Rename(from, to), || fs::rename(from, to))
+            .map_err(|error| io_error("a file can't be renamed", error))?;
         self.sync()
     }
 
@@ -256,10 +249,11 @@ impl Folder {
         Self::remove_file(&unfinished)?;
         let mut file = Self::create_file(&unfinished)?;
         let cant_write = |error| io_error("the store's secret can't be written", error);
-        file.write_all(material).map_err(cant_write)?;
-        disk::wrote_whole(&unfinished, material);
-        file.sync_all().map_err(cant_write)?;
-        disk::synced_whole(&unfinished);
+        disk::call(Call::Write(&unfinished, material), || {
+            file.write_all(material)
+        })
+        .and_then(|()| disk::call(Call::Sync(&unfinished), || file.sync_all()))
+        .map_err(cant_write)?;
         self.rename(&unfinished, &self.path.join(SECRET))
     }
 
@@ -375,10 +369,7 @@ fn sync_folder(path: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
-    let began = disk::syncing_folder(path);
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| io_error("the engine's folder can't be synced", error))?;
-    disk::synced_folder(path, began);
-    Ok(())
+    let sync = || File::open(path).and_then(|folder| folder.sync_all());
+    disk::call(Call::SyncFolder(path), sync)
+        .map_err(|error| io_error("the engine's folder can't be synced", error))
 }

@@ -11,7 +11,7 @@ const SHARDS: usize = 16;
 
 /// From short digests to slots, in memory. Written by one thread and read by all, without anybody
 /// waiting longer than for one insertion.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Index {
     shards: [RwLock<HashMap<u128, Slot, BuildDigestHasher>>; SHARDS],
 }
@@ -55,12 +55,6 @@ impl Slot {
 }
 
 impl Index {
-    pub(super) fn new() -> Self {
-        Self {
-            shards: std::array::from_fn(|_| RwLock::default()),
-        }
-    }
-
     pub(super) fn get(&self, digest: u128) -> Option<Slot> {
         self.shard(digest).read().get(&digest).copied()
     }
@@ -190,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_newest_slot_of_a_digest_wins() {
-        let index = Index::new();
+        let index = Index::default();
         for digest in 0..100_u128 {
             index.insert(digest, Slot::new(1, SlotKind::InFlight));
             index.insert(digest, Slot::new(2, SlotKind::Completed));

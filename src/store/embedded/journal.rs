@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 
 use super::blob::{self, Run};
-use super::edge::redb_call;
+use super::edge::{Edge, redb_call};
 use super::folder::Folder;
 use super::index::{Checkpoint, Index};
 use super::journal_file::{JournalFile, OnRepair};
@@ -19,12 +19,10 @@ use crate::clock::Timestamp;
 use crate::codec::{self, JournalEntry};
 use crate::error::{Error, ErrorKind, Result};
 
-const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
+pub(super) const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
 const HEADER: TableDefinition<'_, (), &[u8]> = TableDefinition::new("header");
 const RUNS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("runs");
-const WHAT: &str = "a segment";
-/// What redb makes of a new segment's file is no larger.
-const FRESH_FILE_BYTES: u64 = 2 << 20;
+pub(super) const WHAT: &str = "a segment";
 
 type Rows = ReadOnlyTable<u64, &'static [u8]>;
 
@@ -32,8 +30,9 @@ type Rows = ReadOnlyTable<u64, &'static [u8]>;
 pub(super) struct Journal {
     pub(super) tally: Arc<Tally>,
     pub(super) opened_at: Timestamp,
-    pub(super) index: Index,
+    pub(super) index: Arc<Index>,
     file: JournalFile,
+    edge: Edge,
     /// A standing view of the rows, once nothing is written any more.
     standing: OnceLock<Rows>,
     rolled: OnceLock<RolledRow>,
@@ -67,7 +66,8 @@ impl Journal {
         Ok(Self::new(tally, opened_at, file))
     }
 
-    /// Opens a segment's file, repairs it after a crash, and checks that it is the expected one.
+    /// Opens a segment's file, repairs it after a crash, and checks that it is the expected one. One that was cut
+    /// off is left as it is.
     pub(super) fn open(
         path: &Path,
         tally: Arc<Tally>,
@@ -76,43 +76,42 @@ impl Journal {
         cache_bytes: usize,
         on_repair: OnRepair,
     ) -> Result<Self> {
-        let (file, found) = redb_call(WHAT, || {
-            let file = JournalFile::open(path, rolled.is_some(), cache_bytes, on_repair)?;
-            let table = file.begin_read()?.open_table(HEADER)?;
-            let found = table.get(())?.map(|row| row.value().to_vec());
-            Ok((file, found.unwrap_or_default()))
+        let file = redb_call(WHAT, || match rolled {
+            Some(rolled) if rolled.is_cut => JournalFile::freeze(path, cache_bytes),
+            _ => JournalFile::open(path, rolled.is_some(), cache_bytes, on_repair),
         })?;
-        let found: SegmentHeader = codec::decode_sealed(&found, "a segment's header")?;
-        if found != tally.header {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "a segment's file is of another store or another segment; restore it from a backup",
-            ));
-        }
+        check_header(&file, &tally.header)?;
         let segment = Self::new(tally, opened_at, file);
         if let Some(rolled) = rolled {
-            segment.rolled.set(rolled).expect("it was just made");
+            segment.mark_rolled(rolled);
             segment.stand()?;
         }
         Ok(segment)
     }
 
-    /// Whether a file is a segment that was made and never written to, or not even made to the end.
-    pub(super) fn is_blank(path: &Path, cache_bytes: usize) -> Result<bool> {
-        let holds_something = redb_call(WHAT, || {
-            let file = JournalFile::open(path, false, cache_bytes, Arc::new(|_| {}))?;
-            let rows = file.begin_read()?.open_table(JOURNAL)?;
-            Ok(rows.len()? > 0)
-        });
-        match holds_something {
-            Ok(holds_something) => Ok(!holds_something),
-            // Made, but not to the end. A larger file has held more than a beginning.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let bytes = std::fs::metadata(path).map_or(u64::MAX, |metadata| metadata.len());
-                Ok(bytes <= FRESH_FILE_BYTES)
-            }
-            Err(error) => Err(error),
+    /// The same segment, which isn't active any more, with a new handle of its file.
+    pub(super) fn freeze(
+        &self,
+        path: &Path,
+        rolled: RolledRow,
+        cache_bytes: usize,
+    ) -> Result<Self> {
+        let file = redb_call(WHAT, || JournalFile::freeze(path, cache_bytes))?;
+        check_header(&file, &self.tally.header)?;
+        let frozen = Self {
+            index: Arc::clone(&self.index),
+            entries: AtomicU64::new(self.entries()),
+            entry_bytes: AtomicU64::new(self.entry_bytes()),
+            last_sequence: AtomicU64::new(self.last_sequence()),
+            ends_at: AtomicU64::new(self.ends_at().0),
+            ..Self::new(Arc::clone(&self.tally), self.opened_at, file)
+        };
+        frozen.mark_rolled(rolled);
+        frozen.stand()?;
+        if frozen.entries() > 0 {
+            frozen.read(frozen.last_sequence())?;
         }
+        Ok(frozen)
     }
 
     fn new(tally: Arc<Tally>, opened_at: Timestamp, file: JournalFile) -> Self {
@@ -120,8 +119,9 @@ impl Journal {
         Self {
             tally,
             opened_at,
-            index: Index::new(),
+            index: Arc::default(),
             file,
+            edge: Edge::default(),
             standing: OnceLock::new(),
             rolled: OnceLock::new(),
             entries: AtomicU64::new(0),
@@ -133,7 +133,7 @@ impl Journal {
 
     /// Appends entries in one durable commit. On an error it is unclear whether they are there.
     pub(super) fn append<'a>(&self, entries: impl Iterator<Item = (u64, &'a [u8])>) -> Result<()> {
-        redb_call(WHAT, || {
+        self.call(|| {
             let transaction = self.file.begin_write()?;
             {
                 let mut table = transaction.open_table(JOURNAL)?;
@@ -162,13 +162,22 @@ impl Journal {
         if !self.file.is_writable() {
             return Ok(());
         }
-        redb_call(WHAT, || {
+        self.call(|| {
             let mut transaction = self.file.begin_write()?;
             transaction.set_quick_repair(true);
             transaction.commit()?;
             Ok(())
         })?;
         self.stand()
+    }
+
+    fn call<T>(&self, call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
+        self.edge.call(WHAT, call)
+    }
+
+    /// Whether the file has to be opened anew.
+    pub(super) fn is_stale(&self) -> bool {
+        self.edge.is_stale()
     }
 
     /// Notes that the manifest lists the segment as rolled.
@@ -178,7 +187,7 @@ impl Journal {
     }
 
     fn stand(&self) -> Result<()> {
-        let rows = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
+        let rows = self.call(|| Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
         let _ = self.standing.set(rows);
         Ok(())
     }
@@ -204,22 +213,20 @@ impl Journal {
     ) -> Result<T> {
         // Worked on inside the call: the bytes are a view of redb's page.
         let read = |rows: &Rows| {
-            redb_call(WHAT, || {
+            self.call(|| {
                 let row = rows.get(sequence)?;
                 Ok(work(row.as_ref().map(redb::AccessGuard::value)))
             })?
         };
         match self.standing.get() {
             Some(rows) => read(rows),
-            None => read(&redb_call(WHAT, || {
-                Ok(self.file.begin_read()?.open_table(JOURNAL)?)
-            })?),
+            None => read(&self.call(|| Ok(self.file.begin_read()?.open_table(JOURNAL)?))?),
         }
     }
 
     /// The sequence of the newest row in the file.
     pub(super) fn newest_row(&self) -> Result<Option<u64>> {
-        redb_call(WHAT, || {
+        self.call(|| {
             let rows = self.file.begin_read()?.open_table(JOURNAL)?;
             Ok(rows.last()?.map(|(sequence, _)| sequence.value()))
         })
@@ -234,11 +241,11 @@ impl Journal {
         most: usize,
         mut visit: impl FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let rows = redb_call(WHAT, || Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
+        let rows = self.call(|| Ok(self.file.begin_read()?.open_table(JOURNAL)?))?;
         let range = (Bound::Excluded(after), Bound::Included(last));
-        let mut rows = redb_call(WHAT, || Ok(rows.range::<u64>(range)?))?;
+        let mut rows = self.call(|| Ok(rows.range::<u64>(range)?))?;
         for _ in 0..most {
-            let visited = redb_call(WHAT, || {
+            let visited = self.call(|| {
                 let row = rows.next().transpose()?;
                 Ok(row.map(|(sequence, bytes)| visit(sequence.value(), bytes.value())))
             })?;
@@ -252,9 +259,7 @@ impl Journal {
 
     /// How many rows the file has.
     pub(super) fn rows(&self) -> Result<u64> {
-        redb_call(WHAT, || {
-            Ok(self.file.begin_read()?.open_table(JOURNAL)?.len()?)
-        })
+        self.call(|| Ok(self.file.begin_read()?.open_table(JOURNAL)?.len()?))
     }
 
     /// Writes the index into the file, so that the next open needn't rebuild it.
@@ -270,7 +275,7 @@ impl Journal {
             slots: self.index.slots().collect(),
         };
         let bytes = checkpoint.to_bytes();
-        redb_call(WHAT, || {
+        self.call(|| {
             let transaction = self.file.begin_write()?;
             blob::write(&mut transaction.open_table(RUNS)?, Run::Checkpoint, &bytes)?;
             transaction.commit()?;
@@ -281,7 +286,7 @@ impl Journal {
     /// Takes over what the last checkpoint says, if there is a sound one that covers no entry after `counted_to`:
     /// the manifest has counted what such a one covers, and it only saves time.
     pub(super) fn load_checkpoint(&self, counted_to: u64) -> Result<()> {
-        let bytes = redb_call(WHAT, || match self.file.begin_read()?.open_table(RUNS) {
+        let bytes = self.call(|| match self.file.begin_read()?.open_table(RUNS) {
             Ok(runs) => blob::read(&runs, Run::Checkpoint),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -358,6 +363,23 @@ impl Journal {
     pub(super) fn ends_at(&self) -> Timestamp {
         Timestamp(self.ends_at.load(Ordering::Relaxed))
     }
+}
+
+/// Refuses the file of another segment.
+fn check_header(file: &JournalFile, expected: &SegmentHeader) -> Result<()> {
+    let found = redb_call(WHAT, || {
+        let table = file.begin_read()?.open_table(HEADER)?;
+        let found = table.get(())?.map(|row| row.value().to_vec());
+        Ok(found.unwrap_or_default())
+    })?;
+    let found: SegmentHeader = codec::decode_sealed(&found, "a segment's header")?;
+    if found == *expected {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        "a segment's file is of another store or another segment; restore it from a backup",
+    ))
 }
 
 impl fmt::Debug for Journal {

@@ -10,11 +10,14 @@ use redb::{
 };
 
 use super::disk::{DataFile, data_file, existing_file};
+use super::frozen_file::FrozenFile;
 use super::growing_file::GrowingFile;
 
 pub(super) enum JournalFile {
     Writable(Database),
     ReadOnly(ReadOnlyDatabase),
+    /// As it is on the disk; nothing is written there.
+    Frozen(Database),
 }
 
 /// Is told how many thousandths of a repair are done.
@@ -37,7 +40,7 @@ impl JournalFile {
         if is_rolled {
             match Database::builder()
                 .set_cache_size(cache_bytes)
-                .open_read_only(path)
+                .open_read_only_with_backend(data_file(File::open(path)?, path)?)
             {
                 Ok(database) => return Ok(Self::ReadOnly(database)),
                 Err(DatabaseError::RepairAborted) => {}
@@ -45,6 +48,14 @@ impl JournalFile {
             }
         }
         Self::writable(existing_file(path)?, cache_bytes, on_repair)
+    }
+
+    /// Opens a file that nothing is written to, though it may have to be repaired to be read.
+    pub(super) fn freeze(path: &Path, cache_bytes: usize) -> Result<Self, redb::Error> {
+        let database = Database::builder()
+            .set_cache_size(cache_bytes)
+            .create_with_backend(FrozenFile::open(path)?)?;
+        Ok(Self::Frozen(database))
     }
 
     fn writable(
@@ -66,20 +77,22 @@ impl JournalFile {
     pub(super) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
         match self {
             Self::Writable(database) => Ok(database.begin_write()?),
-            Self::ReadOnly(_) => unreachable!("only the active segment is written to"),
+            Self::ReadOnly(_) | Self::Frozen(_) => {
+                unreachable!("only the active segment is written to")
+            }
         }
     }
 
     pub(super) fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
         match self {
-            Self::Writable(database) => database.begin_read(),
+            Self::Writable(database) | Self::Frozen(database) => database.begin_read(),
             Self::ReadOnly(database) => database.begin_read(),
         }
     }
 
     pub(super) fn page_cache_bytes(&self) -> u64 {
         let stats = match self {
-            Self::Writable(database) => database.cache_stats(),
+            Self::Writable(database) | Self::Frozen(database) => database.cache_stats(),
             Self::ReadOnly(database) => database.cache_stats(),
         };
         stats.used_bytes() as u64
@@ -87,7 +100,7 @@ impl JournalFile {
 
     pub(super) fn close(self) -> Result<(), redb::Error> {
         match self {
-            Self::Writable(database) => Ok(database.close()?),
+            Self::Writable(database) | Self::Frozen(database) => Ok(database.close()?),
             Self::ReadOnly(database) => Ok(database.close()?),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ pub(super) enum Job {
     Carry(Vec<Carried>, Done),
     /// Lets go of attempts that are over, and rolls the active segment if it is old enough.
     Tidy(Done),
+    /// Begins a new active segment if the file of this one has to be opened anew.
+    Renew,
     Stop,
 }
 
@@ -198,6 +200,15 @@ impl Exits {
         crossbeam_channel::select_biased! {
             recv(self.others) -> job => job.ok(),
             recv(self.begins) -> ask => ask.ok().map(Job::Ask),
+        }
+    }
+
+    /// The next job, waiting for one until then.
+    pub(super) fn next_until(&self, until: Instant) -> Option<Job> {
+        crossbeam_channel::select_biased! {
+            recv(self.others) -> job => job.ok(),
+            recv(self.begins) -> ask => ask.ok().map(Job::Ask),
+            default(until.saturating_duration_since(Instant::now())) => None,
         }
     }
 

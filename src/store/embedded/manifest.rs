@@ -5,7 +5,6 @@
 //! missing is damage.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, TableDefinition};
@@ -24,6 +23,7 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("onceward m
 const FORMAT_ROW: &str = "format";
 const STATE_ROW: &str = "state";
 const FORMAT: u32 = 1;
+const WHAT: &str = "the manifest";
 const CACHE_BYTES: usize = 256 << 10;
 /// An epoch begins at a multiple of two to this power: about a million sequences for each millisecond
 /// since 1970, which no store ever catches up with.
@@ -31,8 +31,11 @@ const EPOCH_BITS: u32 = 20;
 
 /// The manifest's file, and what it says.
 pub(super) struct Manifest {
+    folder: Arc<Folder>,
     file: Database,
     state: ManifestState,
+    /// Whether the last change failed: what the file says then isn't known, and it isn't asked.
+    is_unsure: bool,
 }
 
 /// What the manifest says.
@@ -55,8 +58,6 @@ pub(super) struct ManifestState {
     pub(super) counted_to: u64,
     /// What the active segment held when the store was closed; `None` while it is open.
     pub(super) closed_with: Option<SegmentContent>,
-    /// A commit to the active segment failed: what is read back from its file may not be on the disk.
-    pub(super) is_suspect: bool,
 }
 
 /// One listed segment.
@@ -83,6 +84,9 @@ pub(super) struct RolledRow {
     /// When the first of those that were merged into the segment would have been unlinked; 0 if none was.
     pub(super) first_due_ms: u64,
     pub(super) holds: SegmentContent,
+    /// Whether a commit to the segment failed: its file may hold more than this, which isn't for sure on the disk,
+    /// doesn't count, and isn't written to any more.
+    pub(super) is_cut: bool,
 }
 
 /// By what a segment that lost something is told from a whole one.
@@ -143,6 +147,13 @@ impl ManifestState {
         }
     }
 
+    /// Notes what the last segment holds for good. Gives whether there is one that wasn't rolled yet.
+    pub(super) fn end_last(&mut self, rolled: RolledRow) -> bool {
+        let active = self.segments.last_mut();
+        let active = active.filter(|row| row.rolled.is_none());
+        active.map(|row| row.rolled = Some(rolled)).is_some()
+    }
+
     /// Begins a new epoch: sequences go on far above all that were ever handed out, here or in another
     /// copy of the folder. The clock sees to it that two copies, or two restores of one backup, don't
     /// begin at the same number.
@@ -161,36 +172,18 @@ impl ManifestState {
 }
 
 impl Manifest {
-    /// Makes the manifest of a new store. It gets its name once it is whole and synced.
-    pub(super) fn create(folder: &Folder, state: &ManifestState) -> Result<Self> {
-        let unfinished = folder.unfinished_manifest();
-        Folder::remove_file(&unfinished)?;
-        let file = Folder::create_file(&unfinished)?;
-        let state_bytes = codec::encode_sealed(state)?;
-        redb_call("the manifest", || {
-            let database = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create_with_backend(data_file(file, &unfinished)?)?;
-            let transaction = database.begin_write()?;
-            {
-                let mut table = transaction.open_table(TABLE)?;
-                table.insert(FORMAT_ROW, &FORMAT.to_le_bytes()[..])?;
-                table.insert(STATE_ROW, &state_bytes[..])?;
-            }
-            transaction.commit()?;
-            database.close()?;
-            Ok(())
-        })?;
-        folder.rename(&unfinished, &folder.manifest())?;
-        Self::open(&folder.manifest())
+    /// Makes the manifest of a new store.
+    pub(super) fn create(folder: &Arc<Folder>, state: &ManifestState) -> Result<Self> {
+        write_whole(folder, state)?;
+        Self::open(folder)
     }
 
     /// Reads a manifest and checks it whole.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let (file, format, state) = redb_call("the manifest", || {
+    pub(super) fn open(folder: &Arc<Folder>) -> Result<Self> {
+        let (file, format, state) = redb_call(WHAT, || {
             let file = Database::builder()
                 .set_cache_size(CACHE_BYTES)
-                .create_with_backend(existing_file(path)?)?;
+                .create_with_backend(existing_file(&folder.manifest())?)?;
             let table = file.begin_read()?.open_table(TABLE)?;
             let row = |name| -> Result<Option<Vec<u8>>, redb::Error> {
                 Ok(table.get(name)?.map(|row| row.value().to_vec()))
@@ -201,30 +194,61 @@ impl Manifest {
         })?;
         check_format(format.as_deref())?;
         let state = codec::decode_sealed(&state.unwrap_or_default(), "the manifest's state")?;
-        Ok(Self { file, state })
+        Ok(Self {
+            folder: Arc::clone(folder),
+            file,
+            state,
+            is_unsure: false,
+        })
     }
 
     pub(super) fn state(&self) -> &ManifestState {
         &self.state
     }
 
-    /// Replaces what the manifest says, durably. On an error it is unclear which of the two it says.
+    /// Replaces what the manifest says, durably. On an error it is unclear which of the two it says; the next change
+    /// is written to a new file.
     pub(super) fn update(&mut self, change: impl FnOnce(&mut ManifestState)) -> Result<()> {
         let mut state = self.state.clone();
         change(&mut state);
-        let bytes = codec::encode_sealed(&state)?;
-        redb_call("the manifest", || {
+        if self.is_unsure {
+            self.replace(&state)?;
+        } else {
+            let bytes = codec::encode_sealed(&state)?;
+            self.is_unsure = true;
+            self.write(&bytes)?;
+            self.is_unsure = false;
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// Sees to it that the manifest on the disk is this one. To be called before anything is touched that a change
+    /// which failed may have listed.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if self.is_unsure {
+            self.replace(&self.state.clone())?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        redb_call(WHAT, || {
             let mut transaction = self.file.begin_write()?;
             // Two syncs: a damaged last commit is then an error, where redb would otherwise go back to
             // the one before it without a word.
             transaction.set_two_phase_commit(true);
-            transaction
-                .open_table(TABLE)?
-                .insert(STATE_ROW, &bytes[..])?;
+            transaction.open_table(TABLE)?.insert(STATE_ROW, bytes)?;
             transaction.commit()?;
             Ok(())
-        })?;
-        self.state = state;
+        })
+    }
+
+    /// Goes on in a new file: the old one may show what never got to the disk.
+    fn replace(&mut self, state: &ManifestState) -> Result<()> {
+        write_whole(&self.folder, state)?;
+        let new = Self::open(&self.folder)?;
+        *self = new;
         Ok(())
     }
 
@@ -237,8 +261,31 @@ impl Manifest {
     }
 
     pub(super) fn close(self) -> Result<()> {
-        redb_call("the manifest", || Ok(self.file.close()?))
+        redb_call(WHAT, || Ok(self.file.close()?))
     }
+}
+
+/// Writes a manifest into a file of its own, which gets its name once it is whole and synced.
+fn write_whole(folder: &Folder, state: &ManifestState) -> Result<()> {
+    let unfinished = folder.unfinished_manifest();
+    Folder::remove_file(&unfinished)?;
+    let file = Folder::create_file(&unfinished)?;
+    let state_bytes = codec::encode_sealed(state)?;
+    redb_call(WHAT, || {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(data_file(file, &unfinished)?)?;
+        let transaction = database.begin_write()?;
+        {
+            let mut table = transaction.open_table(TABLE)?;
+            table.insert(FORMAT_ROW, &FORMAT.to_le_bytes()[..])?;
+            table.insert(STATE_ROW, &state_bytes[..])?;
+        }
+        transaction.commit()?;
+        database.close()?;
+        Ok(())
+    })?;
+    folder.rename(&unfinished, &folder.manifest())
 }
 
 fn check_format(row: Option<&[u8]>) -> Result<()> {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::block::BLOCK_BYTES;
 use super::budget::Budget;
 use super::folder::Folder;
-use super::manifest::{ManifestState, RolledRow, SegmentContent, SegmentRow};
+use super::manifest::{Manifest, ManifestState, RolledRow, SegmentContent, SegmentRow};
 use super::merge_choice::{self, Candidate, MERGED_AT_ONCE, Most};
 use super::merge_input::{Input, newest_of_next_key};
 use super::sealed::{Sealed, SealedAttempt};
@@ -24,7 +24,7 @@ use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
 use crate::codec::OutlineState;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Begun;
 
 /// How many entries are copied between two pauses: about a millisecond's work.
@@ -141,6 +141,7 @@ impl Shared {
         let first_due = members.iter().map(|sealed| self.first_due(sealed)).min();
         let (header, rolled) = what_is_merged(members, first_due);
         let unfinished = self.folder.unfinished_sealed(&header);
+        self.with_manifest(Manifest::settle)?;
         Folder::remove_file(&unfinished)?;
         let merged = self
             .write_merged(members, header, rolled)
@@ -186,7 +187,7 @@ impl Shared {
             let begun = Instant::now();
             for _ in 0..AT_ONCE {
                 let next = newest_of_next_key(&mut inputs)
-                    .inspect_err(|_| self.note_unreadable(&inputs))?;
+                    .inspect_err(|error| self.note_unreadable(error, &inputs))?;
                 let Some(entry) = next else {
                     let sealed = self.finish_merged(writer, members, header, rolled)?;
                     sealed.check_holds([first, last].into_iter().flatten())?;
@@ -248,14 +249,20 @@ impl Shared {
             // A handle of its own, so that what others read stays in their cache.
             let path = self.folder.sealed(&sealed.tally.header);
             let opened = sealed.reopen(&path, Budget::passing());
-            opened.and_then(Input::new).inspect_err(|_| {
-                self.merging.unreadable.lock().push(sealed.tally.id());
+            opened.and_then(Input::new).inspect_err(|error| {
+                if error.kind() != ErrorKind::Io {
+                    self.merging.unreadable.lock().push(sealed.tally.id());
+                }
             })
         };
         members.iter().map(open).collect()
     }
 
-    fn note_unreadable(&self, inputs: &[Input]) {
+    fn note_unreadable(&self, error: &Error, inputs: &[Input]) {
+        // What the system refuses to read now it may read later.
+        if error.kind() == ErrorKind::Io {
+            return;
+        }
         let unreadable = inputs.iter().filter(|input| input.has_failed());
         let mut noted = self.merging.unreadable.lock();
         noted.extend(unreadable.map(Input::id));
@@ -282,7 +289,6 @@ impl Shared {
             drop(self.view.set_segments(segments));
             Ok(true)
         })
-        .inspect_err(|error| self.fail(error))
     }
 }
 
@@ -315,6 +321,7 @@ fn what_is_merged(
             entries: entries.sum(),
             last_sequence: last.rolled.holds.last_sequence,
         },
+        is_cut: false,
     };
     (header, rolled)
 }
@@ -365,6 +372,7 @@ mod tests {
                 entries: 9,
                 last_sequence: 39,
             },
+            is_cut: false,
         };
         let mut state = ManifestState {
             store_id: [1; 16],
@@ -376,7 +384,6 @@ mod tests {
             segments: vec![row(1, 1), row(2, 2), row(3, 3), row(4, 4)],
             counted_to: 0,
             closed_with: None,
-            is_suspect: false,
         };
         list(&mut state, header, rolled);
         let merged = SegmentRow {

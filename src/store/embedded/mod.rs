@@ -13,6 +13,7 @@ mod edge;
 mod export;
 mod filter;
 mod folder;
+mod frozen_file;
 mod growing_file;
 mod index;
 mod journal;
@@ -23,7 +24,7 @@ mod merge_choice;
 mod merge_input;
 mod merger;
 mod recovery;
-mod rewrite;
+mod resume;
 mod scan;
 mod sealed;
 mod sealed_writer;
@@ -155,6 +156,7 @@ impl Embedded {
             commits: AtomicU64::new(0),
             entries_written: AtomicU64::new(0),
             failed_sweeps: AtomicU64::new(0),
+            resumptions: AtomicU64::new(0),
         });
         let writer = Writer::new(
             Arc::clone(&shared),
@@ -199,7 +201,7 @@ impl Store for Embedded {
 
     fn glance(&self, digest: &Digest, command: &Command, reads: Reads) -> Result<Glance> {
         let shared = &*self.shared;
-        shared.condition.check()?;
+        shared.condition.check_readable()?;
         if let Some(stored) = shared.view.cached(digest) {
             shared.meters.found_in_cache();
             return Ok(shared.decide(Some(&stored.record), command, Seen::default()));
@@ -210,7 +212,8 @@ impl Store for Embedded {
             Found::OnDisk(_) if reads == Reads::Elsewhere => return Ok(Glance::Read),
             Found::OnDisk(place) => {
                 shared.meters.read_from_disk();
-                shared.view.read(digest, &place)?
+                let read = shared.view.read(digest, &place);
+                read.inspect_err(|error| shared.note_unread(error))?
             }
         };
         let record = current.stored.as_ref().map(|stored| &stored.record);
@@ -219,10 +222,10 @@ impl Store for Embedded {
 
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {
         let shared = &*self.shared;
-        shared.condition.check()?;
-        let current = shared.view.look(digest, Seen::default())?;
+        shared.condition.check_readable()?;
+        let current = shared.look(digest, Seen::default())?;
         // Closing empties the view: what wasn't found after that says nothing.
-        shared.condition.check()?;
+        shared.condition.check_readable()?;
         let now = shared.timeline.now();
         Ok(current
             .stored
@@ -276,6 +279,7 @@ impl Store for Embedded {
             refused_overloaded: shared.lanes.refused(),
             failed_seals: shared.sealing.failures(),
             failed_sweeps: shared.failed_sweeps.load(Ordering::Relaxed),
+            resumptions: shared.resumptions.load(Ordering::Relaxed),
             clock_step: shared.clock_step,
         }
     }

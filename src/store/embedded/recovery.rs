@@ -4,12 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redb::ReadableTableMetadata;
+
 use super::Settings;
 use super::cache::ReplayCache;
+use super::edge::redb_call;
 use super::folder::{FileKind, Folder, SegmentFile};
-use super::journal::Journal;
+use super::journal::{JOURNAL, Journal, WHAT};
+use super::journal_file::JournalFile;
 use super::manifest::{Manifest, ManifestState, SegmentRow};
-use super::rewrite;
 use super::scan::Scan;
 use super::tally::{SegmentHeader, Tally};
 use super::view::View;
@@ -17,6 +20,8 @@ use crate::clock::{Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 
+/// What redb makes of a new segment's file is no larger.
+const FRESH_FILE_BYTES: u64 = 2 << 20;
 /// A wall clock further ahead of the record than this is reported, and delays the first unlinking.
 const CLOCK_STEP: Duration = Duration::from_secs(60 * 60);
 
@@ -25,7 +30,7 @@ const CLOCK_STEP: Duration = Duration::from_secs(60 * 60);
 pub(crate) struct Recovered {
     pub(super) settings: Settings,
     pub(super) timeline: Timeline,
-    pub(super) folder: Folder,
+    pub(super) folder: Arc<Folder>,
     pub(super) manifest: Manifest,
     pub(super) secret: Secret,
     pub(super) view: View,
@@ -43,9 +48,9 @@ impl Recovered {
 
 /// Opens a folder, or makes it.
 pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
-    let folder = Folder::open(path, settings.lock_wait)?;
+    let folder = Arc::new(Folder::open(path, settings.lock_wait)?);
     let (mut manifest, secret) = if folder.has_manifest()? {
-        let manifest = Manifest::open(&folder.manifest())?;
+        let manifest = Manifest::open(&folder)?;
         let secret = known_secret(&folder, manifest.state(), settings)?;
         (manifest, secret)
     } else {
@@ -61,15 +66,14 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
     let timeline = Timeline::new(Arc::clone(&settings.clock), highest_time);
 
-    if manifest.state().is_suspect {
-        rewrite::rewrite_active(&folder, &mut manifest, &mut scan, settings)?;
-    }
     mark_open(&folder, &mut manifest, scan.last_sequence, settings)?;
     let next_sequence = manifest.state().last_sequence.max(scan.last_sequence) + 1;
-    if scan.set.journals.is_empty() {
+    // A new store has none, and neither has one whose last segment was cut off.
+    let last = scan.set.active();
+    if last.is_none_or(|last| last.rolled().is_some()) {
         let opened_at = timeline.now();
-        let first = first_journal(&folder, &mut manifest, next_sequence, opened_at, settings)?;
-        scan.set.journals.push(first);
+        let new = new_journal(&folder, &mut manifest, next_sequence, opened_at, settings)?;
+        scan.set.journals.push(new);
     }
     let active = Arc::clone(scan.set.active().expect("there is at least the first one"));
     let cache = ReplayCache::new(settings.replay_cache_bytes);
@@ -90,7 +94,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
 }
 
 /// Begins a store in a folder that holds no more than a lock and what a crash left of a beginning.
-fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)> {
+fn new_store(folder: &Arc<Folder>, settings: &Settings) -> Result<(Manifest, Secret)> {
     if !folder.segment_files()?.is_empty() {
         return Err(Error::new(
             ErrorKind::Corrupt,
@@ -118,7 +122,6 @@ fn new_store(folder: &Folder, settings: &Settings) -> Result<(Manifest, Secret)>
         time_mark_ms: 0,
         segments: Vec::new(),
         closed_with: None,
-        is_suspect: false,
     };
     Ok((Manifest::create(folder, &state)?, secret))
 }
@@ -182,8 +185,7 @@ fn mark_open(
 
 /// Removes files of segments that the manifest doesn't list: one that was taken off the list before a crash
 /// came, one that was made and not yet listed, and what an unfinished seal or merge left. A journal that was made and
-/// not listed is empty, unless it was to take a suspect segment's place; if it isn't, the manifest is an older one
-/// than the segments.
+/// not listed is empty; if it isn't, the manifest is an older one than the segments.
 fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<()> {
     let files = folder.segment_files()?;
     let first = state.segments.first().map_or(0, |row| row.first_id);
@@ -196,12 +198,11 @@ fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -
             // What a listed file has taken the place of goes once that one was opened.
             FileKind::Journal if row.is_some() => continue,
             FileKind::Sealed if row.is_some_and(|row| is_replaced_or_listed(row, file)) => continue,
-            // Only a suspect segment leaves a gap when another one takes its place.
-            FileKind::Journal if file.id < last => true,
+            FileKind::Journal if file.id < first => true,
             FileKind::Journal => {
                 let path = folder.segment(file);
                 let cache_bytes = settings.budget().writable();
-                file.id == last + 1 && (state.is_suspect || Journal::is_blank(&path, cache_bytes)?)
+                file.id == last + 1 && is_blank(&path, cache_bytes)?
             }
             // As long as everything is there that it was made of, it is worth nothing yet.
             FileKind::Sealed => file.id < first || has_sources(&files, state, file),
@@ -251,6 +252,24 @@ fn remove_replaced(folder: &Folder, state: &ManifestState) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file is a segment that was made and never written to, or not even made to the end.
+fn is_blank(path: &Path, cache_bytes: usize) -> Result<bool> {
+    let holds_something = redb_call(WHAT, || {
+        let file = JournalFile::open(path, false, cache_bytes, Arc::new(|_| {}))?;
+        let rows = file.begin_read()?.open_table(JOURNAL)?;
+        Ok(rows.len()? > 0)
+    });
+    match holds_something {
+        Ok(holds_something) => Ok(!holds_something),
+        // Made, but not to the end. A larger file has held more than a beginning.
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            let bytes = std::fs::metadata(path).map_or(u64::MAX, |metadata| metadata.len());
+            Ok(bytes <= FRESH_FILE_BYTES)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn check_orphan(is_spare: bool) -> Result<()> {
     if is_spare {
         return Ok(());
@@ -262,17 +281,19 @@ fn check_orphan(is_spare: bool) -> Result<()> {
     ))
 }
 
-fn first_journal(
+fn new_journal(
     folder: &Folder,
     manifest: &mut Manifest,
     first_sequence: u64,
     opened_at: Timestamp,
     settings: &Settings,
 ) -> Result<Arc<Journal>> {
+    let state = manifest.state();
+    let id = state.segments.last().map_or(1, |row| row.id + 1);
     let header = SegmentHeader {
-        store_id: manifest.state().store_id,
-        id: 1,
-        first_id: 1,
+        store_id: state.store_id,
+        id,
+        first_id: id,
         first_sequence,
     };
     let tally = Arc::new(Tally::new(header, 0));

@@ -114,7 +114,11 @@ impl Scan {
         journal.load_checkpoint(state.counted_to)?;
         // Entries may take the place of others in the same journal.
         self.set.journals.push(Arc::clone(&journal));
-        let rows = journal.rows()?;
+        let cut = row.rolled.filter(|rolled| rolled.is_cut);
+        let rows = match cut {
+            Some(cut) => cut.holds.entries,
+            None => journal.rows()?,
+        };
         // Mostly there are two entries per key.
         let unread = rows.saturating_sub(journal.entries());
         // What the file says of itself isn't checked yet; its length is what it is.
@@ -130,6 +134,7 @@ impl Scan {
             set: &self.set,
             journal: &journal,
             counted_to: state.counted_to,
+            cut_at: cut.map(|cut| cut.holds.last_sequence),
             tell: &tell,
         };
         self.highest_time = self.highest_time.max(tail.read()?);
@@ -188,6 +193,8 @@ struct Tail<'a> {
     set: &'a SegmentSet,
     journal: &'a Journal,
     counted_to: u64,
+    /// The last entry that counts, if there may be others.
+    cut_at: Option<u64>,
     tell: &'a (dyn Fn() + Sync),
 }
 
@@ -204,7 +211,11 @@ impl Tail<'_> {
     /// is much of it: it is all decoding.
     fn read(&self) -> Result<Timestamp> {
         let after = self.journal.last_sequence();
-        let newest = self.journal.newest_row()?.unwrap_or(after).max(after);
+        let newest = match self.cut_at {
+            Some(last) => Some(last),
+            None => self.journal.newest_row()?,
+        };
+        let newest = newest.unwrap_or(after).max(after);
         let middle = after + (newest - after) / 2;
         if newest - after < READ_BY_TWO {
             let all = self.pass(after, newest)?;

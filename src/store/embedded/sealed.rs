@@ -1,6 +1,7 @@
 //! A sealed segment: the newest entry per key of a journal, in the order of their digests, read-only.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::blob::{self, Run};
 use super::block::{self, Begun, Block};
-use super::edge::redb_call;
+use super::disk::data_file;
+use super::edge::{Edge, redb_call};
 use super::filter::Filter;
 use super::manifest::{RolledRow, SegmentContent};
 use super::tally::{SegmentHeader, Tally};
@@ -56,6 +58,7 @@ pub(super) struct Sealed {
     runs: ReadOnlyTable<u64, &'static [u8]>,
     file: ReadOnlyDatabase,
     cache_bytes: usize,
+    edge: Edge,
 }
 
 impl Sealed {
@@ -95,6 +98,7 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
+            edge: Edge::default(),
         })
     }
 
@@ -111,6 +115,7 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
+            edge: Edge::default(),
         })
     }
 
@@ -219,11 +224,20 @@ impl Sealed {
 
     fn with_block<T>(&self, at: u64, work: impl FnOnce(Block<'_>) -> Result<T>) -> Result<T> {
         // Worked on inside the call: the bytes are a view of redb's page.
-        let result = redb_call(WHAT, || {
+        let result = self.call(|| {
             let row = self.blocks.get(at)?;
             Ok(row.map(|row| Block::parse(at, row.value()).and_then(work)))
         })?;
         result.unwrap_or_else(|| Err(corrupt("lacks a block")))
+    }
+
+    fn call<T>(&self, call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
+        self.edge.call(WHAT, call)
+    }
+
+    /// Whether the file has to be opened anew.
+    pub(super) fn is_stale(&self) -> bool {
+        self.edge.is_stale()
     }
 
     pub(super) fn blocks(&self) -> u64 {
@@ -251,7 +265,7 @@ impl Sealed {
 
     /// The attempts that were in flight when the segment was sealed.
     pub(super) fn attempts(&self) -> Result<Vec<SealedAttempt>> {
-        let bytes = redb_call(WHAT, || blob::read(&self.runs, Run::Attempts))?;
+        let bytes = self.call(|| blob::read(&self.runs, Run::Attempts))?;
         let bytes = blob::sound(bytes, "a sealed segment's list of attempts")?;
         let (rows, _) = bytes.as_chunks::<ATTEMPT_BYTES>();
         Ok(rows.iter().map(SealedAttempt::from_bytes).collect())
@@ -305,7 +319,7 @@ impl Opened {
         redb_call(WHAT, || {
             let file = Database::builder()
                 .set_cache_size(cache_bytes)
-                .open_read_only(path)?;
+                .open_read_only_with_backend(data_file(File::open(path)?, path)?)?;
             let transaction = file.begin_read()?;
             let header = transaction.open_table(HEADER)?.get(())?;
             let header = header.map(|row| row.value().to_vec()).unwrap_or_default();

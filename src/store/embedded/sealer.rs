@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::journal::Journal;
+use super::lanes::Job;
+use super::manifest::Manifest;
 use super::sealed::{Sealed, SealedAttempt};
 use super::sealed_writer::SealedWriter;
 use super::set::SegmentSet;
@@ -94,14 +96,18 @@ impl Shared {
         loop {
             self.sealing.is_at_work.store(true, Ordering::Relaxed);
             // A panic is a failure like others: what it left is removed by the next try.
-            let work = || self.seal_all().and_then(|()| self.merge_while_many());
+            let work = || {
+                self.renew_stale()?;
+                self.seal_all()?;
+                self.merge_while_many()
+            };
             let result = catch_unwind(AssertUnwindSafe(work));
             let result = result.unwrap_or_else(|_| {
                 let message = "the sealing of a segment panicked";
                 Err(Error::new(ErrorKind::Unavailable, message))
             });
             self.sealing.is_at_work.store(false, Ordering::Relaxed);
-            if self.sealing.check().is_err() || self.condition.check().is_err() {
+            if self.sealing.check().is_err() || self.condition.check_readable().is_err() {
                 return;
             }
             let next = if result.is_ok() {
@@ -136,6 +142,7 @@ impl Shared {
         let header = &journal.tally.header;
         let unfinished = self.folder.unfinished_sealed(header);
         let path = self.folder.sealed(header);
+        self.with_manifest(Manifest::settle)?;
         Folder::remove_file(&unfinished)?;
         let sealed = self
             .write_sealed(&unfinished, set, journal)
@@ -144,23 +151,21 @@ impl Shared {
             Folder::remove_file(&self.folder.journal(id))?;
         }
         self.folder.rename(&unfinished, &path)?;
-        let is_listed = self
-            .with_manifest(|manifest| {
-                // The sweeper may have been faster.
-                if !manifest.state().segments.iter().any(|row| row.id == id) {
-                    return Ok(false);
-                }
-                manifest.update(|state| {
-                    let row = state.segments.iter_mut().find(|row| row.id == id);
-                    row.expect("it was just there").is_sealed = true;
-                })?;
-                let mut segments = SegmentSet::clone(&self.view.segments());
-                segments.journals.retain(|listed| listed.tally.id() != id);
-                segments.sealed.push(Arc::new(sealed));
-                drop(self.view.set_segments(segments));
-                Ok(true)
-            })
-            .inspect_err(|error| self.fail(error))?;
+        let is_listed = self.with_manifest(|manifest| {
+            // The sweeper may have been faster.
+            if !manifest.state().segments.iter().any(|row| row.id == id) {
+                return Ok(false);
+            }
+            manifest.update(|state| {
+                let row = state.segments.iter_mut().find(|row| row.id == id);
+                row.expect("it was just there").is_sealed = true;
+            })?;
+            let mut segments = SegmentSet::clone(&self.view.segments());
+            segments.journals.retain(|listed| listed.tally.id() != id);
+            segments.sealed.push(Arc::new(sealed));
+            drop(self.view.set_segments(segments));
+            Ok(true)
+        })?;
         // If this fails, the file is an orphan, and the next open removes it.
         Folder::remove_file(&if is_listed {
             self.folder.journal(id)
@@ -207,29 +212,54 @@ impl Shared {
         }
     }
 
+    /// Opens those files anew that redb answers nothing from any more, because the system refused a read once.
+    fn renew_stale(&self) -> Result<()> {
+        self.share_caches()?;
+        let set = self.view.segments();
+        for journal in set.journals.iter().filter(|journal| journal.is_stale()) {
+            let Some(rolled) = journal.rolled() else {
+                self.lanes.job(Job::Renew);
+                continue;
+            };
+            let path = self.folder.journal(journal.tally.id());
+            let frozen = journal.freeze(&path, *rolled, self.budget.writable())?;
+            let frozen = Arc::new(frozen);
+            self.replace(|segments| {
+                let listed = segments.journals.iter_mut();
+                let mut listed = listed.filter(|listed| Arc::ptr_eq(listed, journal));
+                listed.next().map(|listed| *listed = frozen).is_some()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Changes the set of segments, if `change` says that it did.
+    fn replace(&self, change: impl FnOnce(&mut SegmentSet) -> bool) -> Result<()> {
+        self.with_manifest(|_| {
+            let mut segments = SegmentSet::clone(&self.view.segments());
+            if change(&mut segments) {
+                drop(self.view.set_segments(segments));
+            }
+            Ok(())
+        })
+    }
+
     /// Opens the sealed segments anew, if their number has made their share of the page caches another.
     pub(super) fn share_caches(&self) -> Result<()> {
         let set = self.view.segments();
         let all = set.sealed_entries();
         for sealed in &set.sealed {
             let share = self.budget.sealed(sealed.rolled.holds.entries, all);
-            if sealed.cache_bytes() == share {
+            if sealed.cache_bytes() == share && !sealed.is_stale() {
                 continue;
             }
             self.sealing.check()?;
             let path = self.folder.sealed(&sealed.tally.header);
             let reopened = Arc::new(sealed.reopen(&path, share)?);
-            self.with_manifest(|_| {
-                let mut segments = SegmentSet::clone(&self.view.segments());
-                let listed = segments
-                    .sealed
-                    .iter_mut()
-                    .find(|listed| Arc::ptr_eq(&listed.tally, &sealed.tally));
-                if let Some(listed) = listed {
-                    *listed = reopened;
-                    drop(self.view.set_segments(segments));
-                }
-                Ok(())
+            self.replace(|segments| {
+                let listed = segments.sealed.iter_mut();
+                let mut listed = listed.filter(|listed| Arc::ptr_eq(&listed.tally, &sealed.tally));
+                listed.next().map(|listed| *listed = reopened).is_some()
             })?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,19 +11,19 @@ use super::budget::Budget;
 use super::condition::Condition;
 use super::folder::Folder;
 use super::lanes::Lanes;
-use super::manifest::{Manifest, SegmentContent};
+use super::manifest::{Manifest, RolledRow, SegmentContent};
 use super::merger::Merging;
 use super::sealer::Sealing;
 use super::set::SegmentSet;
 use super::tally::Tally;
-use super::view::View;
+use super::view::{Current, View};
 use super::writer::Writer;
 use crate::clock::{Timeline, Timestamp};
 use crate::decision::{self, Command, Context};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Meters;
 use crate::record::Record;
-use crate::secret::Secret;
+use crate::secret::{Digest, Secret};
 use crate::store::{Glance, Observer, Rules, Seen};
 
 /// What the writer, the sweeper and all callers share.
@@ -38,7 +38,7 @@ pub(super) struct Shared {
     pub(super) condition: Condition,
     /// `None` once the store is closed.
     pub(super) manifest: Mutex<Option<Manifest>>,
-    pub(super) folder: Folder,
+    pub(super) folder: Arc<Folder>,
     pub(super) segment_entries: u64,
     pub(super) segment_bytes: u64,
     pub(super) budget: Budget,
@@ -51,6 +51,7 @@ pub(super) struct Shared {
     pub(super) commits: AtomicU64,
     pub(super) entries_written: AtomicU64,
     pub(super) failed_sweeps: AtomicU64,
+    pub(super) resumptions: AtomicU64,
 }
 
 impl Shared {
@@ -82,6 +83,26 @@ impl Shared {
         Glance::of(decision::decide(record, command, &context), seen)
     }
 
+    /// The state of a key, from the memory or the disk.
+    pub(super) fn look(&self, digest: &Digest, seen: Seen) -> Result<Current> {
+        let found = self.view.look(digest, seen);
+        found.inspect_err(|error| self.note_unread(error))
+    }
+
+    /// After an error of the system redb answers nothing from a file until it is opened anew, which the sealer's
+    /// thread does.
+    pub(super) fn note_unread(&self, error: &Error) {
+        if error.kind() == ErrorKind::Io {
+            self.sealing.wake();
+        }
+    }
+
+    /// Ends an interruption.
+    pub(super) fn resumed(&self) {
+        self.resumptions.fetch_add(1, Ordering::Relaxed);
+        self.condition.resume();
+    }
+
     pub(super) fn with_manifest<T>(
         &self,
         work: impl FnOnce(&mut Manifest) -> Result<T>,
@@ -92,7 +113,7 @@ impl Shared {
 
     /// Closes every file, once the threads are gone, and lets go of the folder.
     ///
-    /// The manifest says last that all is well. If something failed, it says that the active segment is suspect.
+    /// The manifest says last that all is well. If something failed, it says what the active segment holds for sure.
     pub(super) fn close_files(&self) -> Result<()> {
         // Not held while the files are closed: the sweeper may be waiting for it.
         let taken = self.manifest.lock().take();
@@ -112,16 +133,39 @@ impl Shared {
             (Ok(()), Some(holds)) if !has_failed => {
                 self.note_clean_close(&mut manifest, holds, &tallies)
             }
-            (Err(_), _) if !has_failed => {
+            (_, Some(holds)) => {
                 // Why it failed is what the caller is told.
-                drop(manifest.update(|state| state.is_suspect = true));
+                drop(self.note_cut(&mut manifest, holds, tallies.iter()));
                 result
             }
-            _ => result,
+            (_, None) => result,
         };
         result = result.and(manifest.close());
         self.folder.unlock();
         result
+    }
+
+    /// Notes that the active segment holds no more than this, whatever its file shows.
+    pub(super) fn note_cut<'a>(
+        &self,
+        manifest: &mut Manifest,
+        holds: SegmentContent,
+        tallies: impl Iterator<Item = &'a Arc<Tally>>,
+    ) -> Result<()> {
+        let now = self.timeline.now();
+        manifest.update(|state| {
+            state.time_mark_ms = state.time_mark_ms.max(now.0);
+            state.last_sequence = state.last_sequence.max(holds.last_sequence);
+            let is_active = state.end_last(RolledRow {
+                rolled_at_ms: now.0,
+                first_due_ms: 0,
+                holds,
+                is_cut: true,
+            });
+            if is_active {
+                state.count(holds.last_sequence, tallies);
+            }
+        })
     }
 
     /// Notes what the segments hold, so that the next open can tell if it is all there, and needn't read

@@ -48,8 +48,10 @@ impl Shared {
     /// Unlinks what is over. Runs in the sweeper's thread; the writer is only asked to tidy its memory
     /// and to write again what must outlive its segment.
     pub(super) fn sweep(&self) -> Result<Swept> {
-        self.condition.check()?;
-        self.ask_writer(Job::Tidy)?;
+        self.condition.check_readable()?;
+        if self.condition.check().is_ok() {
+            self.ask_writer(Job::Tidy)?;
+        }
         let mut swept = Swept::default();
         // What is carried forward may fill segments of its own; those are for a later sweep.
         let newest = self
@@ -58,7 +60,8 @@ impl Shared {
             .active()
             .map(|active| active.tally.id());
         loop {
-            self.condition.check()?;
+            // While the store is interrupted, perhaps for want of room, what is over can go all the same.
+            self.condition.check_readable()?;
             let now = self.timeline.now();
             let set = self.view.segments();
             let Some(oldest) = self.next_to_sweep(&set, now) else {
@@ -160,7 +163,7 @@ impl Shared {
             return Ok(());
         }
         let mut visit = |entry: JournalEntry| {
-            self.condition.check()?;
+            self.condition.check_readable()?;
             let (sequence, digest) = (entry.heading.sequence, entry.digest);
             let Some(stored) = entry.into_stored().map(Arc::new) else {
                 return Ok(());
@@ -182,19 +185,17 @@ impl Shared {
     pub(super) fn unlink(&self, segment: &Segment, now: Timestamp) -> Result<Option<u64>> {
         let header = segment.tally().header;
         let id = header.id;
-        let is_listed = self
-            .with_manifest(|manifest| {
-                let mut segments = SegmentSet::clone(&self.view.segments());
-                if !segments.tallies().any(|tally| tally.header == header) {
-                    return Ok(false);
-                }
-                manifest.unlist(id, now)?;
-                segments.sealed.retain(|listed| listed.tally.id() != id);
-                segments.journals.retain(|listed| listed.tally.id() != id);
-                drop(self.view.set_segments(segments));
-                Ok(true)
-            })
-            .inspect_err(|error| self.fail(error))?;
+        let is_listed = self.with_manifest(|manifest| {
+            let mut segments = SegmentSet::clone(&self.view.segments());
+            if !segments.tallies().any(|tally| tally.header == header) {
+                return Ok(false);
+            }
+            manifest.unlist(id, now)?;
+            segments.sealed.retain(|listed| listed.tally.id() != id);
+            segments.journals.retain(|listed| listed.tally.id() != id);
+            drop(self.view.set_segments(segments));
+            Ok(true)
+        })?;
         if !is_listed {
             return Ok(None);
         }
@@ -205,14 +206,6 @@ impl Shared {
         Folder::remove_file(&self.folder.sealed(&header))?;
         self.folder.sync()?;
         Ok(Some(records))
-    }
-
-    /// What the manifest says is unclear: nothing more can be granted.
-    pub(super) fn fail(&self, error: &Error) {
-        if self.condition.check().is_ok() {
-            self.condition.fail(&error.to_string());
-            self.observer.stopped();
-        }
     }
 
     fn ask_writer(&self, job: impl FnOnce(Done) -> Job) -> Result<()> {

@@ -1,4 +1,4 @@
-//! A file whose operations are recorded, in the fault tests' binary only.
+//! A file whose operations are recorded, and may be made to fail, in the fault tests' binary only.
 
 use std::fs::File;
 use std::io;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend};
 
-use super::disk::forward_locks;
-use crate::faults::{self, FileId, Op, Recorder};
+use super::disk::{Call, forward_locks};
+use crate::faults::{self, Asked, FileId, Op, Recorder};
 
-/// A file of redb's whose writes, lengths and syncs are recorded.
+/// A file of redb's whose reads, writes, lengths and syncs are recorded.
 #[derive(Debug)]
 pub(super) struct WatchedFile {
     backend: FileBackend,
@@ -30,12 +30,6 @@ impl WatchedFile {
             watched,
         })
     }
-
-    fn note(&self, op: impl FnOnce(FileId) -> Op) {
-        if let Some((recorder, id)) = &self.watched {
-            recorder.push(op(*id));
-        }
-    }
 }
 
 impl StorageBackend for WatchedFile {
@@ -44,29 +38,51 @@ impl StorageBackend for WatchedFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if let Some((recorder, _)) = &self.watched {
+            recorder.ask(&Asked::Other)?;
+        }
         self.backend.read(offset, out)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
+        let Some((recorder, id)) = &self.watched else {
+            return self.backend.set_len(length);
+        };
+        recorder.ask(&Asked::Other)?;
         self.backend.set_len(length)?;
-        self.note(|id| Op::SetLen(id, length));
+        recorder.push(Op::SetLen(*id, length));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let watched = self.watched.as_ref();
-        let began_at = watched.map_or(0, |(recorder, _)| recorder.position());
+        let Some((recorder, id)) = &self.watched else {
+            return self.backend.sync_data();
+        };
+        let began_at = recorder.position();
+        let asked = recorder.ask(&Asked::Other);
+        // That it failed doesn't say that nothing got to the disk.
         self.backend.sync_data()?;
-        if faults::mutant() != Some("NoFileSync") {
-            self.note(|id| Op::Sync(id, began_at));
-        }
-        Ok(())
+        recorder.push(match asked {
+            Ok(()) if faults::mutant() == Some("NoFileSync") => return Ok(()),
+            Ok(()) => Op::Sync(*id, began_at),
+            Err(_) => Op::FailedSync(*id),
+        });
+        asked
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let Some((recorder, id)) = &self.watched else {
+            return self.backend.write(offset, data);
+        };
+        let asked = recorder.ask(&Asked::Write(*id, offset + data.len() as u64));
+        // A write that fails may have got half way.
+        let data = match asked {
+            Ok(()) => data,
+            Err(_) => &data[..data.len() / 2],
+        };
         self.backend.write(offset, data)?;
-        self.note(|id| Op::Write(id, offset, data.to_vec()));
-        Ok(())
+        recorder.push(Op::Write(*id, offset, data.to_vec()));
+        asked
     }
 
     fn close(&self) -> io::Result<()> {
@@ -74,4 +90,40 @@ impl StorageBackend for WatchedFile {
     }
 
     forward_locks!(backend);
+}
+
+/// Asks the system for something, unless it is to fail, and records it.
+pub(super) fn call<T>(call: Call<'_>, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let path = match call {
+        Call::Create(path)
+        | Call::Write(path, _)
+        | Call::Sync(path)
+        | Call::Rename(path, _)
+        | Call::Remove(path)
+        | Call::SyncFolder(path) => path,
+    };
+    let Some(recorder) = Recorder::of(path) else {
+        return run();
+    };
+    let began_at = recorder.position();
+    if let Err(error) = recorder.ask(&Asked::Other) {
+        match call {
+            Call::SyncFolder(_) => recorder.push(Op::FailedSyncFolder),
+            Call::Sync(path) => recorder.push_to(path, Op::FailedSync),
+            _ => {}
+        }
+        return Err(error);
+    }
+    let result = run()?;
+    match call {
+        Call::Create(path) => recorder.created(path),
+        Call::Write(path, bytes) => recorder.push_to(path, |id| Op::Write(id, 0, bytes.to_vec())),
+        Call::Sync(_) if faults::mutant() == Some("NoFileSync") => {}
+        Call::Sync(path) => recorder.push_to(path, |id| Op::Sync(id, began_at)),
+        Call::Rename(from, to) => recorder.renamed(from, to),
+        Call::Remove(path) => recorder.removed(path),
+        Call::SyncFolder(_) if faults::mutant() == Some("NoFolderSync") => {}
+        Call::SyncFolder(_) => recorder.push(Op::SyncFolder(began_at)),
+    }
+    Ok(result)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::journal::Journal;
 use super::lanes::{Ask, Carried, Done, Exits, Job};
-use super::manifest::{RolledRow, SegmentRow};
+use super::manifest::{Manifest, RolledRow, SegmentRow};
 use super::set::SegmentSet;
 use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
@@ -20,7 +20,7 @@ use crate::mutant::{self, Mutant};
 use crate::observe::Begun;
 use crate::record::Stored;
 use crate::secret::Digest;
-use crate::store::{Observed, Request, Seen, unavailable};
+use crate::store::{Observed, Request, Seen};
 
 /// How many jobs share a commit at most.
 const MAX_BATCH_JOBS: usize = 1_024;
@@ -35,12 +35,12 @@ const ROLL_RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    exits: Exits,
-    active: Arc<Journal>,
-    next_sequence: u64,
-    batch: Batch,
-    is_stopping: bool,
+    pub(super) shared: Arc<Shared>,
+    pub(super) exits: Exits,
+    pub(super) active: Arc<Journal>,
+    pub(super) next_sequence: u64,
+    pub(super) batch: Batch,
+    pub(super) is_stopping: bool,
     next_roll: Timestamp,
 }
 
@@ -62,8 +62,18 @@ impl Writer {
         }
     }
 
-    /// Works until it is told to stop and everything queued is done, or until the store fails.
+    /// Works until it is told to stop and everything queued is done. After an error of the disk it goes on as soon as
+    /// it can.
     pub(super) fn run(&mut self) {
+        while let Err(error) = self.run_until_error() {
+            self.interrupt(&error);
+            if !self.resume() {
+                return;
+            }
+        }
+    }
+
+    fn run_until_error(&mut self) -> Result<()> {
         while let Some(first) = self.next() {
             self.batch.clear();
             self.take(first);
@@ -75,15 +85,18 @@ impl Writer {
                 self.take(job);
             }
             self.shared.lanes.unpark();
-            let result = self.commit().and_then(|()| self.roll_if_due());
-            if let Err(error) = result {
-                return self.fail(&error);
-            }
+            self.commit()?;
+            self.roll_if_due()?;
             // The sweep goes on once the roll that it asked for is done, too.
             for done in self.batch.dones.drain(..) {
                 drop(done.send(Ok(())));
             }
+            if self.active.is_stale() {
+                let message = "the active segment couldn't be read";
+                return Err(Error::new(ErrorKind::Io, message));
+            }
         }
+        Ok(())
     }
 
     fn next(&self) -> Option<Job> {
@@ -99,6 +112,7 @@ impl Writer {
             Job::Ask((request, answer)) => self.ask((request, answer)),
             Job::Carry(carried, done) => self.carry(carried, done),
             Job::Tidy(done) => self.tidy(done),
+            Job::Renew => {}
             Job::Stop => self.is_stopping = true,
         }
     }
@@ -161,7 +175,7 @@ impl Writer {
     fn current(&self, digest: &Digest, seen: Seen) -> Result<Current> {
         match self.batch.current(digest) {
             Some(current) => Ok(current),
-            None => self.shared.view.look(digest, seen),
+            None => self.shared.look(digest, seen),
         }
     }
 
@@ -209,7 +223,10 @@ impl Writer {
         }
         if !self.batch.publications.is_empty() {
             let begun = Begun::now();
-            self.active.append(self.batch.entries())?;
+            let appended = self.active.append(self.batch.entries());
+            if !mutant::is_on(Mutant::BelievesFailedSync) {
+                appended?;
+            }
             let entries = self.batch.publications.len();
             let meters = &self.shared.meters;
             meters.committed(begun, entries, || self.shared.lanes.queued());
@@ -274,19 +291,7 @@ impl Writer {
 
     /// Goes on in a new segment. The old one is finished first, so that no open has to repair it.
     fn roll(&mut self, now: Timestamp) -> Result<()> {
-        let shared = &self.shared;
-        let id = self.active.tally.id() + 1;
-        let header = SegmentHeader {
-            id,
-            first_id: id,
-            first_sequence: self.next_sequence,
-            ..self.active.tally.header
-        };
-        let tally = Arc::new(Tally::new(header, 0));
-        let created = shared
-            .folder
-            .create_journal(tally, now, shared.budget.writable());
-        let Ok(journal) = created else {
+        let Ok(journal) = self.next_journal(now) else {
             // Nothing refers to it yet: the old segment can take more, and the disk may recover.
             self.next_roll = now.plus(ROLL_RETRY);
             return Ok(());
@@ -296,48 +301,58 @@ impl Writer {
             rolled_at_ms: now.0,
             first_due_ms: 0,
             holds: self.active.content(),
+            is_cut: false,
         };
-        let journal = Arc::new(journal);
+        let ended = Arc::clone(&self.active);
+        self.go_on_in(journal, ended, rolled)
+    }
+
+    /// An empty journal after the active one, that nothing refers to yet.
+    pub(super) fn next_journal(&self, now: Timestamp) -> Result<Journal> {
+        let shared = &self.shared;
+        // If a change that failed did list one of this number, its file can't be made anew.
+        shared.with_manifest(Manifest::settle)?;
+        let id = self.active.tally.id() + 1;
+        let header = SegmentHeader {
+            id,
+            first_id: id,
+            first_sequence: self.next_sequence,
+            ..self.active.tally.header
+        };
+        let tally = Arc::new(Tally::new(header, 0));
+        let cache_bytes = shared.budget.writable();
+        shared.folder.create_journal(tally, now, cache_bytes)
+    }
+
+    /// Lists a new journal after the one that has ended, and goes on in it.
+    pub(super) fn go_on_in(
+        &mut self,
+        new: Journal,
+        ended: Arc<Journal>,
+        rolled: RolledRow,
+    ) -> Result<()> {
+        let shared = &self.shared;
+        let new = Arc::new(new);
         shared.with_manifest(|manifest| {
             let mut segments = SegmentSet::clone(&shared.view.segments());
             manifest.update(|state| {
-                state.time_mark_ms = state.time_mark_ms.max(now.0);
+                state.time_mark_ms = state.time_mark_ms.max(rolled.rolled_at_ms);
                 // An epoch that began since the last entry is ahead of it.
                 state.last_sequence = state.last_sequence.max(rolled.holds.last_sequence);
-                state.count(rolled.holds.last_sequence, segments.tallies());
-                if let Some(row) = state.segments.last_mut() {
-                    row.rolled = Some(rolled);
+                if state.end_last(rolled) {
+                    state.count(rolled.holds.last_sequence, segments.tallies());
                 }
-                state.segments.push(SegmentRow::new(header, now));
+                let row = SegmentRow::new(new.tally.header, new.opened_at);
+                state.segments.push(row);
             })?;
-            self.active.mark_rolled(rolled);
-            segments.journals.push(Arc::clone(&journal));
+            ended.mark_rolled(rolled);
+            segments.journals.pop();
+            segments.journals.extend([ended, Arc::clone(&new)]);
             drop(shared.view.set_segments(segments));
             Ok(())
         })?;
-        self.active = journal;
+        self.active = new;
         shared.sealing.wake();
         Ok(())
-    }
-
-    /// After an error of the disk nothing that was read back from it can be trusted: everybody who
-    /// waits gets an error, and nothing is granted until the engine is opened anew.
-    fn fail(&mut self, error: &Error) {
-        self.shared.condition.fail(&error.to_string());
-        // If this fails as well, the next open knows no more than after a crash.
-        drop(
-            self.shared
-                .with_manifest(|manifest| manifest.update(|state| state.is_suspect = true)),
-        );
-        for (answer, _) in self.batch.answers.drain(..) {
-            answer.send(Err(Error::new(
-                ErrorKind::Io,
-                format!("whether this took effect is unclear, because the disk failed: {error}"),
-            )));
-        }
-        for done in self.batch.dones.drain(..) {
-            drop(done.send(Err(unavailable("the disk failed"))));
-        }
-        self.shared.lanes.clear();
     }
 }
