@@ -64,6 +64,8 @@ struct State {
     next: FileId,
     log: Vec<Op>,
     failing: Failing,
+    panic: Option<(String, usize)>,
+    has_panicked: bool,
 }
 
 static WATCHED: Mutex<Vec<Weak<Recorder>>> = Mutex::new(Vec::new());
@@ -147,6 +149,34 @@ impl Recorder {
     /// How many calls there were since it was last said which are to fail, and how many of them did.
     pub fn calls(&self) -> (usize, usize) {
         self.state.lock().failing.counts()
+    }
+
+    /// Lets a thread of the store panic when it comes to a step for the n-th time, beginning with 0.
+    pub fn panic_at(&self, step: &str, nth: usize) {
+        self.state.lock().panic = Some((step.to_owned(), nth));
+    }
+
+    /// Whether a thread has panicked as it was told to.
+    pub fn has_panicked(&self) -> bool {
+        self.state.lock().has_panicked
+    }
+
+    pub(crate) fn step(&self, step: &str) {
+        let mut state = self.state.lock();
+        let Some((at, left)) = &mut state.panic else {
+            return;
+        };
+        if at != step {
+            return;
+        }
+        if *left > 0 {
+            *left -= 1;
+            return;
+        }
+        state.panic = None;
+        state.has_panicked = true;
+        drop(state);
+        panic!("as it was told to, at the step {step}");
     }
 
     /// A file was created.

@@ -5,6 +5,7 @@
 mod expected;
 mod io_faults;
 mod mutants;
+mod panics;
 mod power_cuts;
 mod promises;
 mod user;

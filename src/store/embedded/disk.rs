@@ -8,7 +8,7 @@ use std::path::Path;
 use redb::DatabaseError;
 
 #[cfg(onceward_faults)]
-pub(super) use super::watched_file::{WatchedFile as DataFile, call};
+pub(super) use super::watched_file::{WatchedFile as DataFile, call, step};
 #[cfg(not(onceward_faults))]
 pub(super) type DataFile = redb::backends::FileBackend;
 
@@ -97,6 +97,37 @@ pub(super) enum Call<'a> {
     Rename(&'a Path, &'a Path),
     Remove(&'a Path),
     SyncFolder(&'a Path),
+}
+
+/// A step of one of the store's threads, where the fault tests let it panic.
+#[cfg(not(onceward_faults))]
+pub(super) const fn step(_: &Path, _: Step) {}
+
+/// Where a thread of the store is.
+#[cfg_attr(not(onceward_faults), allow(dead_code))] // Only the fault tests look at it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    Decided,
+    Committing,
+    Committed,
+    Publishing,
+    Published,
+    Answering,
+    Rolling,
+    RollListed,
+    Interrupted,
+    Resuming,
+    Sealing,
+    SealWritten,
+    SealRenamed,
+    SealListed,
+    Merging,
+    MergeWritten,
+    MergeListed,
+    Tidied,
+    Carried,
+    Unlisted,
+    Unlinked,
 }
 
 /// Asks the system for something.

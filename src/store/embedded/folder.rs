@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::disk::{self, Call};
+use super::disk::{self, Call, Step};
 use super::edge::io_error;
 use super::tally::SegmentHeader;
 use crate::error::{Error, ErrorKind, Result};
@@ -215,6 +215,11 @@ impl Folder {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// A step of one of the store's threads: nothing, but in the fault tests.
+    pub(super) fn step(&self, step: Step) {
+        disk::step(&self.path, step);
     }
 
     /// Gives a file its final name and makes that durable.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,10 @@ pub(super) type Done = Sender<Result<()>>;
 pub(super) struct Lanes {
     this: Weak<Self>,
     begins: Sender<Ask>,
+    /// The writer's end as well: a bounded channel keeps what it holds when its receiver goes.
+    begins_exit: Receiver<Ask>,
+    /// Whether the writer is gone.
+    is_ended: AtomicBool,
     others: Sender<Job>,
     parked: Mutex<Parked>,
     parked_count: AtomicUsize,
@@ -84,6 +88,8 @@ impl Lanes {
         let lanes = Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             begins,
+            begins_exit: begins_exit.clone(),
+            is_ended: AtomicBool::new(false),
             others,
             parked: Mutex::default(),
             parked_count: AtomicUsize::new(0),
@@ -99,7 +105,7 @@ impl Lanes {
         (lanes, exits)
     }
 
-    /// Queues a request; never blocks. If the writer is gone, the answer is dropped.
+    /// Queues a request; never blocks. If the writer is gone, the answer is dropped, now or as it goes.
     pub(super) fn ask(&self, request: Request, answer: Answer) {
         if !matches!(request.command, Command::Begin { .. }) {
             return self.job(Job::Ask((request, answer)));
@@ -111,6 +117,7 @@ impl Lanes {
         if let Err(TrySendError::Full(ask)) = self.begins.try_send((request, answer)) {
             self.park(ask);
         }
+        self.drop_if_ended();
     }
 
     /// Queues something else than a begin; never blocks. If the writer is gone, the job is dropped.
@@ -155,6 +162,8 @@ impl Lanes {
         }
         self.parked_count
             .store(parked.asks.len(), Ordering::Release);
+        drop(parked);
+        self.drop_if_ended();
     }
 
     fn refuse(&self, number: u64) {
@@ -173,6 +182,22 @@ impl Lanes {
                     self.queue_wait
                 ),
             )));
+        }
+    }
+
+    /// Notes that the writer is gone. Whatever is queued from here on goes at once.
+    pub(super) fn end(&self) {
+        self.is_ended.store(true, Ordering::SeqCst);
+        self.drop_if_ended();
+    }
+
+    /// Drops every queued begin once the writer is gone. Whoever queues one comes here afterwards, and so does the
+    /// writer's end: of the two, one sees the other.
+    fn drop_if_ended(&self) {
+        fence(Ordering::SeqCst);
+        if self.is_ended.load(Ordering::SeqCst) {
+            self.begins_exit.try_iter().for_each(drop);
+            self.clear();
         }
     }
 

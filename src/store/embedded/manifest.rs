@@ -34,7 +34,7 @@ pub(super) struct Manifest {
     folder: Arc<Folder>,
     file: Database,
     state: ManifestState,
-    /// Whether the last change failed: what the file says then isn't known, and it isn't asked.
+    /// Whether the last change failed, or may have: what is on the disk then isn't known.
     is_unsure: bool,
 }
 
@@ -175,11 +175,21 @@ impl Manifest {
     /// Makes the manifest of a new store.
     pub(super) fn create(folder: &Arc<Folder>, state: &ManifestState) -> Result<Self> {
         write_whole(folder, state)?;
-        Self::open(folder)
+        Self::read(folder)
+    }
+
+    /// Opens the manifest of a former process, which may have been written by a change that failed: it has to be
+    /// [settled](Manifest::settle) before anything is done by it.
+    pub(super) fn open(folder: &Arc<Folder>) -> Result<Self> {
+        let found = Self::read(folder)?;
+        Ok(Self {
+            is_unsure: true,
+            ..found
+        })
     }
 
     /// Reads a manifest and checks it whole.
-    pub(super) fn open(folder: &Arc<Folder>) -> Result<Self> {
+    fn read(folder: &Arc<Folder>) -> Result<Self> {
         let (file, format, state) = redb_call(WHAT, || {
             let file = Database::builder()
                 .set_cache_size(CACHE_BYTES)
@@ -247,8 +257,7 @@ impl Manifest {
     /// Goes on in a new file: the old one may show what never got to the disk.
     fn replace(&mut self, state: &ManifestState) -> Result<()> {
         write_whole(&self.folder, state)?;
-        let new = Self::open(&self.folder)?;
-        *self = new;
+        *self = Self::read(&self.folder)?;
         Ok(())
     }
 

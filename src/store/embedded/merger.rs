@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::block::BLOCK_BYTES;
 use super::budget::Budget;
+use super::disk::Step;
 use super::folder::Folder;
 use super::manifest::{Manifest, ManifestState, RolledRow, SegmentContent, SegmentRow};
 use super::merge_choice::{self, Candidate, MERGED_AT_ONCE, Most};
@@ -143,6 +144,7 @@ impl Shared {
         let unfinished = self.folder.unfinished_sealed(&header);
         self.with_manifest(Manifest::settle)?;
         Folder::remove_file(&unfinished)?;
+        self.folder.step(Step::Merging);
         let merged = self
             .write_merged(members, header, rolled)
             .inspect_err(|_| drop(Folder::remove_file(&unfinished)))?;
@@ -150,6 +152,7 @@ impl Shared {
             Folder::remove_file(&unfinished)?;
             return Ok(false);
         };
+        self.folder.step(Step::MergeWritten);
         let path = self.folder.sealed(&header);
         self.folder
             .rename(&unfinished, &path)
@@ -158,6 +161,7 @@ impl Shared {
             Folder::remove_file(&path)?;
             return Ok(false);
         }
+        self.folder.step(Step::MergeListed);
         let files = members.iter().map(|sealed| &sealed.tally.header);
         // If one of these fails, the file is an orphan, and the next open removes it.
         let mut result = Ok(true);
@@ -283,9 +287,9 @@ impl Shared {
                 return Ok(false);
             };
             let (header, rolled) = (merged.tally.header, merged.rolled);
-            manifest.update(|state| list(state, header, rolled))?;
             let replaced = first..first + members.len();
             segments.sealed.splice(replaced, [Arc::new(merged)]);
+            manifest.update(|state| list(state, header, rolled))?;
             drop(self.view.set_segments(segments));
             Ok(true)
         })

@@ -306,7 +306,6 @@ impl Store for Embedded {
             // A thread that panicked has left the store as a crash would.
             drop(thread.join());
         }
-        self.shared.lanes.clear();
         self.shared.close_files()
     }
 }

@@ -56,6 +56,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     } else {
         new_store(&folder, settings)?
     };
+    manifest.settle()?;
     let state = manifest.state();
     remove_orphans(&folder, state, settings)?;
 

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::disk::Step;
 use super::lanes::Job;
 use super::manifest::RolledRow;
 use super::writer::Writer;
@@ -23,6 +24,7 @@ impl Writer {
     pub(super) fn interrupt(&mut self, error: &Error) {
         let shared = &self.shared;
         shared.condition.interrupt(&error.to_string());
+        self.step(Step::Interrupted);
         for (answer, _) in self.batch.answers.drain(..) {
             answer.send(Err(Error::new(
                 ErrorKind::Io,
@@ -81,7 +83,8 @@ impl Writer {
         let cache_bytes = shared.budget.writable();
         let frozen = self.active.freeze(&path, rolled, cache_bytes)?;
         let journal = self.next_journal(now)?;
-        self.go_on_in(journal, Arc::new(frozen), rolled)
+        self.step(Step::Resuming);
+        self.go_on_in(journal, &Arc::new(frozen), rolled)
     }
 
     /// Answers with an error whatever comes up, for some time or until the store is to stop.

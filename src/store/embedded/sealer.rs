@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
+use super::disk::Step;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::journal::Journal;
@@ -144,28 +145,32 @@ impl Shared {
         let path = self.folder.sealed(header);
         self.with_manifest(Manifest::settle)?;
         Folder::remove_file(&unfinished)?;
+        self.folder.step(Step::Sealing);
         let sealed = self
             .write_sealed(&unfinished, set, journal)
             .inspect_err(|_| drop(Folder::remove_file(&unfinished)))?;
+        self.folder.step(Step::SealWritten);
         if mutant::is_on(Mutant::JournalDroppedEarly) {
             Folder::remove_file(&self.folder.journal(id))?;
         }
         self.folder.rename(&unfinished, &path)?;
+        self.folder.step(Step::SealRenamed);
         let is_listed = self.with_manifest(|manifest| {
             // The sweeper may have been faster.
             if !manifest.state().segments.iter().any(|row| row.id == id) {
                 return Ok(false);
             }
+            let mut segments = SegmentSet::clone(&self.view.segments());
+            segments.journals.retain(|listed| listed.tally.id() != id);
+            segments.sealed.push(Arc::new(sealed));
             manifest.update(|state| {
                 let row = state.segments.iter_mut().find(|row| row.id == id);
                 row.expect("it was just there").is_sealed = true;
             })?;
-            let mut segments = SegmentSet::clone(&self.view.segments());
-            segments.journals.retain(|listed| listed.tally.id() != id);
-            segments.sealed.push(Arc::new(sealed));
             drop(self.view.set_segments(segments));
             Ok(true)
         })?;
+        self.folder.step(Step::SealListed);
         // If this fails, the file is an orphan, and the next open removes it.
         Folder::remove_file(&if is_listed {
             self.folder.journal(id)

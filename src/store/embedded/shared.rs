@@ -63,7 +63,7 @@ impl Shared {
         }
         // From here on nobody must wait for an answer: what is queued goes with the writer.
         drop(writer);
-        self.lanes.clear();
+        self.lanes.end();
         if self.condition.check().is_err() {
             self.observer.stopped();
         }

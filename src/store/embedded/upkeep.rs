@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
+use super::disk::Step;
 use super::folder::Folder;
 use super::index::SlotKind;
 use super::journal::Journal;
@@ -52,6 +53,7 @@ impl Shared {
         if self.condition.check().is_ok() {
             self.ask_writer(Job::Tidy)?;
         }
+        self.folder.step(Step::Tidied);
         let mut swept = Swept::default();
         // What is carried forward may fill segments of its own; those are for a later sweep.
         let newest = self
@@ -74,6 +76,7 @@ impl Shared {
             if !mutant::is_on(Mutant::UnlinkedEarly) {
                 self.carry_forward(&set, &oldest, now)?;
             }
+            self.folder.step(Step::Carried);
             if let Some(records) = self.unlink(&oldest, now)? {
                 swept.records += records;
                 swept.segments += 1;
@@ -190,9 +193,9 @@ impl Shared {
             if !segments.tallies().any(|tally| tally.header == header) {
                 return Ok(false);
             }
-            manifest.unlist(id, now)?;
             segments.sealed.retain(|listed| listed.tally.id() != id);
             segments.journals.retain(|listed| listed.tally.id() != id);
+            manifest.unlist(id, now)?;
             drop(self.view.set_segments(segments));
             Ok(true)
         })?;
@@ -201,9 +204,11 @@ impl Shared {
         }
         let records = segment.tally().take();
         self.view.uncount(records);
+        self.folder.step(Step::Unlisted);
         // If this fails, the file is an orphan, and the next open removes it.
         Folder::remove_file(&self.folder.journal(id))?;
         Folder::remove_file(&self.folder.sealed(&header))?;
+        self.folder.step(Step::Unlinked);
         self.folder.sync()?;
         Ok(Some(records))
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend};
 
-use super::disk::{Call, forward_locks};
+use super::disk::{Call, Step, forward_locks};
 use crate::faults::{self, Asked, FileId, Op, Recorder};
 
 /// A file of redb's whose reads, writes, lengths and syncs are recorded.
@@ -126,4 +126,11 @@ pub(super) fn call<T>(call: Call<'_>, run: impl FnOnce() -> io::Result<T>) -> io
         Call::SyncFolder(_) => recorder.push(Op::SyncFolder(began_at)),
     }
     Ok(result)
+}
+
+/// A step of one of the store's threads, which may have to panic there.
+pub(super) fn step(folder: &Path, step: Step) {
+    if let Some(recorder) = Recorder::of(folder) {
+        recorder.step(&format!("{step:?}"));
+    }
 }

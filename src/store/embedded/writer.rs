@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::batch::Batch;
+use super::disk::Step;
 use super::journal::Journal;
 use super::lanes::{Ask, Carried, Done, Exits, Job};
 use super::manifest::{Manifest, RolledRow, SegmentRow};
@@ -150,6 +151,7 @@ impl Writer {
             };
             self.stage(request.digest, now, stored, current.live_entry)?;
         }
+        self.step(Step::Decided);
         Ok(decision.verdict)
     }
 
@@ -223,14 +225,17 @@ impl Writer {
         }
         if !self.batch.publications.is_empty() {
             let begun = Begun::now();
+            self.step(Step::Committing);
             let appended = self.active.append(self.batch.entries());
             if !mutant::is_on(Mutant::BelievesFailedSync) {
                 appended?;
             }
+            self.step(Step::Committed);
             let entries = self.batch.publications.len();
             let meters = &self.shared.meters;
             meters.committed(begun, entries, || self.shared.lanes.queued());
             self.publish();
+            self.step(Step::Published);
         }
         self.answer();
         Ok(())
@@ -239,7 +244,12 @@ impl Writer {
     fn answer(&mut self) {
         for (answer, verdict) in self.batch.answers.drain(..) {
             answer.send(verdict);
+            self.shared.folder.step(Step::Answering);
         }
+    }
+
+    pub(super) fn step(&self, step: Step) {
+        self.shared.folder.step(step);
     }
 
     fn publish(&self) {
@@ -253,6 +263,7 @@ impl Writer {
             self.active
                 .count(publication.sequence, bytes.len(), ends_at);
             shared.view.publish(&set, publication);
+            self.step(Step::Publishing);
         }
         shared.commits.fetch_add(1, Ordering::Relaxed);
         let entries = self.batch.publications.len() as u64;
@@ -296,6 +307,7 @@ impl Writer {
             self.next_roll = now.plus(ROLL_RETRY);
             return Ok(());
         };
+        self.step(Step::Rolling);
         self.active.finish()?;
         let rolled = RolledRow {
             rolled_at_ms: now.0,
@@ -304,7 +316,7 @@ impl Writer {
             is_cut: false,
         };
         let ended = Arc::clone(&self.active);
-        self.go_on_in(journal, ended, rolled)
+        self.go_on_in(journal, &ended, rolled)
     }
 
     /// An empty journal after the active one, that nothing refers to yet.
@@ -328,13 +340,18 @@ impl Writer {
     pub(super) fn go_on_in(
         &mut self,
         new: Journal,
-        ended: Arc<Journal>,
+        ended: &Arc<Journal>,
         rolled: RolledRow,
     ) -> Result<()> {
         let shared = &self.shared;
         let new = Arc::new(new);
         shared.with_manifest(|manifest| {
+            ended.mark_rolled(rolled);
             let mut segments = SegmentSet::clone(&shared.view.segments());
+            segments.journals.pop();
+            segments
+                .journals
+                .extend([Arc::clone(ended), Arc::clone(&new)]);
             manifest.update(|state| {
                 state.time_mark_ms = state.time_mark_ms.max(rolled.rolled_at_ms);
                 // An epoch that began since the last entry is ahead of it.
@@ -345,14 +362,12 @@ impl Writer {
                 let row = SegmentRow::new(new.tally.header, new.opened_at);
                 state.segments.push(row);
             })?;
-            ended.mark_rolled(rolled);
-            segments.journals.pop();
-            segments.journals.extend([ended, Arc::clone(&new)]);
             drop(shared.view.set_segments(segments));
             Ok(())
         })?;
         self.active = new;
-        shared.sealing.wake();
+        self.step(Step::RollListed);
+        self.shared.sealing.wake();
         Ok(())
     }
 }
