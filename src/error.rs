@@ -34,7 +34,7 @@ pub enum ErrorKind {
     InvalidConfig,
     /// A reply is larger than the engine's limit, or has too many headers.
     ReplyTooLarge,
-    /// The engine holds as many live keys as it may; known keys still work.
+    /// The engine holds as many live keys, or takes as much of the disk, as it may; known keys still work.
     Full,
     /// The queue to the store stayed full for as long as the call was allowed to wait.
     Overloaded,

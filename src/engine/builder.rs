@@ -30,6 +30,7 @@ pub struct Builder {
     pub(super) segment_entries: u64,
     pub(super) segment_bytes: u64,
     pub(super) merge_above: usize,
+    pub(super) max_disk_bytes: Option<u64>,
     pub(super) pepper: Option<Pepper>,
     pub(super) keeps_keys: bool,
     pub(super) is_restored: bool,
@@ -57,6 +58,7 @@ impl Default for Builder {
             pepper: None,
             keeps_keys: true,
             is_restored: false,
+            max_disk_bytes: None,
             progress: OnProgress::default(),
             name: "default".to_owned(),
         }
@@ -165,6 +167,18 @@ impl Builder {
     /// After how many bytes of entries the active segment rolls: 1 KiB to 64 GiB; 192 MiB by default.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
+        self
+    }
+
+    /// How much of the disk the segments may take: at least 64 MiB; no limit by default.
+    ///
+    /// New keys are refused with [`ErrorKind::Full`](crate::ErrorKind::Full) once seven eighths of it are taken; known keys still work. No live record is
+    /// ever evicted to make room. The last eighth is kept for the completions of what was granted, which are never refused: choose
+    /// it larger than all replies of the attempts that may be in flight at once. What isn't sealed yet counts twice, because sealing writes it anew before the
+    /// journal goes. Segments roll after a sixteenth of the limit, if that is less than [`segment_bytes`](Builder::segment_bytes); merging
+    /// rests when there is no room for it.
+    pub fn max_disk_bytes(mut self, bytes: u64) -> Self {
+        self.max_disk_bytes = Some(bytes);
         self
     }
 

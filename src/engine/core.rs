@@ -149,7 +149,10 @@ impl Core {
             ))),
             Verdict::Full => {
                 self.refused.full.fetch_add(1, Ordering::Relaxed);
-                Err(full(self.limits.max_live_keys))
+                Err(self
+                    .room()
+                    .err()
+                    .unwrap_or_else(|| full(self.limits.max_live_keys)))
             }
             other => unreachable!("begin is never answered with {other:?}"),
         }
@@ -312,6 +315,14 @@ pub(super) fn full(max_live_keys: u64) -> Error {
             "the engine holds {max_live_keys} live keys, as many as it may; new keys are refused \
              until some expire, are released or are forgotten, or max_live_keys is raised"
         ),
+    )
+}
+
+pub(super) fn disk_full() -> Error {
+    Error::new(
+        ErrorKind::Full,
+        "the segments take as much of the disk as max_disk_bytes leaves to new keys; they are refused until some \
+         expire, or it is raised",
     )
 }
 

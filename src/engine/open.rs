@@ -147,6 +147,7 @@ impl Builder {
             replay_cache_bytes: self.replay_cache_bytes,
             segment_entries: self.segment_entries,
             segment_bytes: self.segment_bytes,
+            max_disk_bytes: self.max_disk_bytes,
             merge_above: self.merge_above,
             pepper: self.pepper.clone(),
             is_restored: self.is_restored,
@@ -180,6 +181,9 @@ impl Builder {
         }
         check_number("segment_entries", self.segment_entries, 2, 100_000_000)?;
         check_number("segment_bytes", self.segment_bytes, 1 << 10, 64 << 30)?;
+        if let Some(bytes) = self.max_disk_bytes {
+            check_number("max_disk_bytes", bytes, 64 << 20, u64::MAX)?;
+        }
         if let Some(pepper) = &self.pepper {
             check_number(
                 "the pepper's length",

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::core::{Core, full};
+use super::core::{Core, disk_full, full};
 use crate::error::{Error, Result};
 
 /// The figures of an engine; from [`Engine::stats`](crate::Engine::stats).
@@ -87,7 +87,7 @@ impl Health {
     }
 
     /// Why not: the store failed or is closed, or the keys are at their limit
-    /// ([`ErrorKind::Full`](crate::ErrorKind::Full): known keys still work).
+    /// or their segments at the limit on disk space ([`ErrorKind::Full`](crate::ErrorKind::Full): known keys still work).
     pub fn reason(&self) -> Option<&Error> {
         self.error.as_ref()
     }
@@ -127,10 +127,14 @@ impl Core {
         Health { error }
     }
 
-    fn room(&self) -> Result<()> {
+    /// Whether there is room for a new key.
+    pub(super) fn room(&self) -> Result<()> {
         let most = self.limits.max_live_keys;
         if self.store.live_keys() >= most {
             return Err(full(most));
+        }
+        if self.store.is_disk_full() {
+            return Err(disk_full());
         }
         Ok(())
     }

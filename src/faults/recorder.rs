@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::failures::{Asked, Failing, Failures};
 
@@ -56,6 +56,7 @@ impl Op {
 pub struct Recorder {
     root: PathBuf,
     state: Mutex<State>,
+    released: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +67,8 @@ struct State {
     failing: Failing,
     panic: Option<(String, usize)>,
     has_panicked: bool,
+    are_syncs_held: bool,
+    syncs_held: usize,
 }
 
 static WATCHED: Mutex<Vec<Weak<Recorder>>> = Mutex::new(Vec::new());
@@ -91,6 +94,7 @@ impl Recorder {
         let recorder = Arc::new(Self {
             root,
             state: Mutex::new(state),
+            released: Condvar::new(),
         });
         WATCHED.lock().push(Arc::downgrade(&recorder));
         Ok(recorder)
@@ -149,6 +153,26 @@ impl Recorder {
     /// How many calls there were since it was last said which are to fail, and how many of them did.
     pub fn calls(&self) -> (usize, usize) {
         self.state.lock().failing.counts()
+    }
+
+    /// Lets syncs of files take until it is said otherwise.
+    pub fn hold_syncs(&self, are_held: bool) {
+        self.state.lock().are_syncs_held = are_held;
+        self.released.notify_all();
+    }
+
+    /// How many syncs wait for that.
+    pub fn syncs_held(&self) -> usize {
+        self.state.lock().syncs_held
+    }
+
+    pub(crate) fn wait_to_sync(&self) {
+        let mut state = self.state.lock();
+        while state.are_syncs_held {
+            state.syncs_held += 1;
+            self.released.wait(&mut state);
+            state.syncs_held -= 1;
+        }
     }
 
     /// Lets a thread of the store panic when it comes to a step for the n-th time, beginning with 0.

@@ -91,6 +91,7 @@ pub(super) fn embedded(
         replay_cache_bytes,
         segment_entries,
         segment_bytes: 1 << 20,
+        max_disk_bytes: None,
         merge_above: 4,
         pepper: None,
         is_restored: false,

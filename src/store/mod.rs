@@ -49,6 +49,11 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// How many keys have a record; never too low.
     fn live_keys(&self) -> u64;
 
+    /// Whether new keys are refused for want of disk space.
+    fn is_disk_full(&self) -> bool {
+        false
+    }
+
     /// What the store holds and has done. May ask the file system.
     fn figures(&self) -> Figures;
 

@@ -236,3 +236,43 @@ fn while_the_disk_fails_everybody_is_told_and_what_is_in_memory_is_still_answere
     assert!(matches!(entry.state, EntryState::Completed { .. }));
     assert!(engine.lookup(&key(2)).unwrap().is_some());
 }
+
+#[test]
+fn while_a_sync_takes_long_begins_are_refused_once_the_queue_is_full_and_completions_are_not() {
+    let (_folder, path) = folder();
+    let clock = ManualClock::new();
+    let recorder = Recorder::watch(&path).unwrap();
+    let wait = Duration::from_secs(5);
+    let engine = builder(&clock).queue_depth(2).queue_wait(wait);
+    let engine = engine.open(&path).unwrap();
+    let begin = |number| {
+        let engine = engine.clone();
+        std::thread::spawn(move || engine.begin(&key(number), &Fingerprint::of("request")))
+    };
+    let Outcome::Proceed(guard) = begin(0).join().unwrap().unwrap() else {
+        panic!("not granted");
+    };
+    recorder.hold_syncs(true);
+    let mut begins = vec![begin(1)];
+    while recorder.syncs_held() == 0 {
+        std::thread::yield_now();
+    }
+    // Two more are queued, and two wait for room.
+    begins.extend((2..6).map(begin));
+    let completing = std::thread::spawn(move || guard.complete(Reply::new(200, "late")));
+    while engine.stats().queued < 5 {
+        std::thread::yield_now();
+    }
+    clock.advance(wait);
+    while engine.stats().refused_overloaded < 2 {
+        std::thread::yield_now();
+    }
+    recorder.hold_syncs(false);
+    completing.join().unwrap().unwrap();
+    let results = begins.into_iter().map(|begin| begin.join().unwrap());
+    let refused: Vec<_> = results
+        .filter_map(Result::err)
+        .map(|error| error.kind())
+        .collect();
+    assert_eq!(refused, [ErrorKind::Overloaded; 2]);
+}

@@ -10,6 +10,7 @@ mod async_forms;
 mod bad_input;
 mod crash;
 mod failing_disk;
+mod flood;
 #[cfg(all(feature = "axum", feature = "actix"))]
 mod http;
 mod layering;

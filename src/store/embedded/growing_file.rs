@@ -5,6 +5,8 @@
 //! those. Nothing depends on it: a hole reads as zeros, too.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use redb::{DatabaseError, StorageBackend};
@@ -22,6 +24,8 @@ static ZEROS: [u8; MOST_FILL] = [0; MOST_FILL];
 pub(super) struct GrowingFile {
     backend: DataFile,
     ends: Mutex<Ends>,
+    /// Up to where the file was written, for others to see: what is beyond takes no room.
+    taken: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +37,12 @@ struct Ends {
 }
 
 impl GrowingFile {
-    pub(super) fn new(backend: DataFile) -> Result<Self, DatabaseError> {
+    pub(super) fn new(backend: DataFile, taken: Arc<AtomicU64>) -> Result<Self, DatabaseError> {
         let length = backend.len().map_err(redb::StorageError::from)?;
+        taken.store(length, Ordering::Relaxed);
         Ok(Self {
             backend,
+            taken,
             // Where the holes are isn't known.
             ends: Mutex::new(Ends {
                 written: length,
@@ -60,6 +66,7 @@ impl StorageBackend for GrowingFile {
         self.backend.set_len(length)?;
         ends.file = length;
         ends.written = ends.written.min(length);
+        self.taken.store(ends.written, Ordering::Relaxed);
         Ok(())
     }
 
@@ -83,6 +90,7 @@ impl StorageBackend for GrowingFile {
         if self.backend.write(end, zeros).is_ok() {
             ends.written = end + zeros.len() as u64;
         }
+        self.taken.store(ends.written, Ordering::Relaxed);
         Ok(())
     }
 
@@ -100,12 +108,15 @@ mod tests {
     use super::super::disk::data_file;
     use super::*;
 
+    fn growing(file: std::fs::File) -> GrowingFile {
+        let file = data_file(file, Path::new("")).unwrap();
+        GrowingFile::new(file, Arc::default()).unwrap()
+    }
+
     #[test]
     fn zeros_never_go_over_what_was_written_and_holes_read_as_zeros() {
         const LENGTH: usize = 3 << 20;
-        let file =
-            GrowingFile::new(data_file(tempfile::tempfile().unwrap(), Path::new("")).unwrap())
-                .unwrap();
+        let file = growing(tempfile::tempfile().unwrap());
         file.set_len(LENGTH as u64).unwrap();
         let mut model = vec![0_u8; LENGTH];
         let mut random = 7_usize;
@@ -128,9 +139,7 @@ mod tests {
 
     #[test]
     fn a_file_that_shrinks_and_grows_again_is_zeros_there() {
-        let file =
-            GrowingFile::new(data_file(tempfile::tempfile().unwrap(), Path::new("")).unwrap())
-                .unwrap();
+        let file = growing(tempfile::tempfile().unwrap());
         file.set_len(1 << 20).unwrap();
         file.write(0, &vec![7; 1 << 20]).unwrap();
         file.set_len(4_096).unwrap();

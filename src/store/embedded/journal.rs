@@ -356,6 +356,11 @@ impl Journal {
         self.last_sequence.load(Ordering::Relaxed)
     }
 
+    /// How many bytes of the disk it takes now, and will take in all until it is sealed and gone.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.file.taken() + self.entry_bytes()
+    }
+
     pub(super) fn page_cache_bytes(&self) -> u64 {
         self.file.page_cache_bytes()
     }

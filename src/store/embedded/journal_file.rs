@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{
     Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, TransactionError,
@@ -13,7 +14,13 @@ use super::disk::{DataFile, data_file, existing_file};
 use super::frozen_file::FrozenFile;
 use super::growing_file::GrowingFile;
 
-pub(super) enum JournalFile {
+pub(super) struct JournalFile {
+    database: Opened,
+    /// How many bytes of the disk it takes, holes left out.
+    taken: Arc<AtomicU64>,
+}
+
+enum Opened {
     Writable(Database),
     ReadOnly(ReadOnlyDatabase),
     /// As it is on the disk; nothing is written there.
@@ -42,7 +49,7 @@ impl JournalFile {
                 .set_cache_size(cache_bytes)
                 .open_read_only_with_backend(data_file(File::open(path)?, path)?)
             {
-                Ok(database) => return Ok(Self::ReadOnly(database)),
+                Ok(database) => return Self::unchanging(Opened::ReadOnly(database), path),
                 Err(DatabaseError::RepairAborted) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -55,7 +62,12 @@ impl JournalFile {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .create_with_backend(FrozenFile::open(path)?)?;
-        Ok(Self::Frozen(database))
+        Self::unchanging(Opened::Frozen(database), path)
+    }
+
+    fn unchanging(database: Opened, path: &Path) -> Result<Self, redb::Error> {
+        let taken = Arc::new(AtomicU64::new(taken_by(path)?));
+        Ok(Self { database, taken })
     }
 
     fn writable(
@@ -63,47 +75,66 @@ impl JournalFile {
         cache_bytes: usize,
         on_repair: OnRepair,
     ) -> Result<Self, redb::Error> {
+        let taken = Arc::new(AtomicU64::new(0));
+        let growing = GrowingFile::new(file, Arc::clone(&taken))?;
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .set_repair_callback(move |repair| on_repair(thousandths(repair.progress())))
-            .create_with_backend(GrowingFile::new(file)?)?;
-        Ok(Self::Writable(database))
+            .create_with_backend(growing)?;
+        Ok(Self {
+            database: Opened::Writable(database),
+            taken,
+        })
     }
 
     pub(super) fn is_writable(&self) -> bool {
-        matches!(self, Self::Writable(_))
+        matches!(&self.database, Opened::Writable(_))
     }
 
     pub(super) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
-        match self {
-            Self::Writable(database) => Ok(database.begin_write()?),
-            Self::ReadOnly(_) | Self::Frozen(_) => {
+        match &self.database {
+            Opened::Writable(database) => Ok(database.begin_write()?),
+            Opened::ReadOnly(_) | Opened::Frozen(_) => {
                 unreachable!("only the active segment is written to")
             }
         }
     }
 
     pub(super) fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
-        match self {
-            Self::Writable(database) | Self::Frozen(database) => database.begin_read(),
-            Self::ReadOnly(database) => database.begin_read(),
+        match &self.database {
+            Opened::Writable(database) | Opened::Frozen(database) => database.begin_read(),
+            Opened::ReadOnly(database) => database.begin_read(),
         }
     }
 
     pub(super) fn page_cache_bytes(&self) -> u64 {
-        let stats = match self {
-            Self::Writable(database) | Self::Frozen(database) => database.cache_stats(),
-            Self::ReadOnly(database) => database.cache_stats(),
+        let stats = match &self.database {
+            Opened::Writable(database) | Opened::Frozen(database) => database.cache_stats(),
+            Opened::ReadOnly(database) => database.cache_stats(),
         };
         stats.used_bytes() as u64
     }
 
+    /// How many bytes of the disk the file takes.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     pub(super) fn close(self) -> Result<(), redb::Error> {
-        match self {
-            Self::Writable(database) | Self::Frozen(database) => Ok(database.close()?),
-            Self::ReadOnly(database) => Ok(database.close()?),
+        match self.database {
+            Opened::Writable(database) | Opened::Frozen(database) => Ok(database.close()?),
+            Opened::ReadOnly(database) => Ok(database.close()?),
         }
     }
+}
+
+/// How many bytes of the disk a file takes, holes left out where the system tells.
+pub(super) fn taken_by(path: &Path) -> std::io::Result<u64> {
+    let metadata = std::fs::metadata(path)?;
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
+    #[cfg(not(unix))]
+    Ok(metadata.len())
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is between 0 and 1.

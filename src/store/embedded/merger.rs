@@ -122,7 +122,10 @@ impl Shared {
         };
         let candidates: Vec<Candidate> = set.sealed.iter().map(candidate).collect();
         let at = merge_choice::choose(&candidates, self.merging.most, now)?;
-        Some(set.sealed[at..at + MERGED_AT_ONCE].to_vec())
+        let members = &set.sealed[at..at + MERGED_AT_ONCE];
+        let taken_meanwhile: u64 = members.iter().map(|sealed| sealed.disk_bytes()).sum();
+        let most = self.max_disk_bytes.unwrap_or(u64::MAX);
+        (set.disk_bytes() + taken_meanwhile < most).then(|| members.to_vec())
     }
 
     /// When a segment will be unlinked, unless attempts in it are held.

@@ -71,6 +71,8 @@ use crate::verification::Verification;
 
 pub(crate) use recovery::{Recovered, recover};
 
+/// How many full segments the disk space is good for, if it is limited.
+const SEGMENTS_AT_LEAST: u64 = 16;
 /// No merged segment holds more than so many full ones did.
 const MERGED_AT_MOST: u64 = 16;
 
@@ -87,6 +89,7 @@ pub(crate) struct Settings {
     pub(crate) replay_cache_bytes: usize,
     pub(crate) segment_entries: u64,
     pub(crate) segment_bytes: u64,
+    pub(crate) max_disk_bytes: Option<u64>,
     pub(crate) merge_above: usize,
     pub(crate) pepper: Option<Pepper>,
     pub(crate) is_restored: bool,
@@ -95,11 +98,17 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Segments are small beside the room that there is for all of them.
+    fn segment_bytes(&self) -> u64 {
+        let most = self.max_disk_bytes.unwrap_or(u64::MAX);
+        self.segment_bytes.min(most / SEGMENTS_AT_LEAST)
+    }
+
     fn most_merged(&self) -> Most {
         Most {
             segments: self.merge_above,
             entries: self.segment_entries.saturating_mul(MERGED_AT_MOST),
-            bytes: self.segment_bytes.saturating_mul(MERGED_AT_MOST),
+            bytes: self.segment_bytes().saturating_mul(MERGED_AT_MOST),
         }
     }
 
@@ -146,7 +155,8 @@ impl Embedded {
             manifest: Mutex::new(Some(recovered.manifest)),
             folder: recovered.folder,
             segment_entries: settings.segment_entries,
-            segment_bytes: settings.segment_bytes,
+            segment_bytes: settings.segment_bytes(),
+            max_disk_bytes: settings.max_disk_bytes,
             budget: settings.budget(),
             sealing,
             merging: Merging::new(settings.most_merged()),
@@ -255,6 +265,10 @@ impl Store for Embedded {
 
     fn live_keys(&self) -> u64 {
         self.shared.view.live_keys()
+    }
+
+    fn is_disk_full(&self) -> bool {
+        self.shared.is_disk_full()
     }
 
     fn figures(&self) -> Figures {

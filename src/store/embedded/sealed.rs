@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::blob::{self, Run};
 use super::block::{self, Begun, Block};
 use super::disk::data_file;
-use super::edge::{Edge, redb_call};
+use super::edge::{Edge, io_error, redb_call};
 use super::filter::Filter;
+use super::journal_file::taken_by;
 use super::manifest::{RolledRow, SegmentContent};
 use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
@@ -58,6 +59,7 @@ pub(super) struct Sealed {
     runs: ReadOnlyTable<u64, &'static [u8]>,
     file: ReadOnlyDatabase,
     cache_bytes: usize,
+    disk_bytes: u64,
     edge: Edge,
 }
 
@@ -98,6 +100,7 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
+            disk_bytes: taken_by(path).map_err(|error| io_error("a sealed segment", error))?,
             edge: Edge::default(),
         })
     }
@@ -115,6 +118,7 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
+            disk_bytes: taken_by(path).map_err(|error| io_error("a sealed segment", error))?,
             edge: Edge::default(),
         })
     }
@@ -288,6 +292,11 @@ impl Sealed {
     /// What the filter and the fences take in memory.
     pub(super) fn index_bytes(&self) -> u64 {
         (self.filter.size_bytes() + self.fences.len() * 8) as u64
+    }
+
+    /// How many bytes of the disk it takes.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
     }
 
     /// Its share of the page caches.

@@ -83,6 +83,13 @@ impl SegmentSet {
         sealed.chain(journals).sum()
     }
 
+    /// How many bytes of the disk the segments take, what is still to be sealed counted twice.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let sealed = self.sealed.iter().map(|sealed| sealed.disk_bytes());
+        let journals = self.journals.iter().map(|journal| journal.disk_bytes());
+        sealed.chain(journals).fold(0, u64::saturating_add)
+    }
+
     /// How many entries the journals of the sealed segments held.
     pub(super) fn sealed_entries(&self) -> u64 {
         let entries = self.sealed.iter().map(|sealed| sealed.rolled.holds.entries);

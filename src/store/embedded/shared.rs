@@ -26,6 +26,9 @@ use crate::record::Record;
 use crate::secret::{Digest, Secret};
 use crate::store::{Glance, Observer, Rules, Seen};
 
+/// This part of the disk space is kept for the completions of what was granted.
+const KEPT_FREE: u64 = 8;
+
 /// What the writer, the sweeper and all callers share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -41,6 +44,7 @@ pub(super) struct Shared {
     pub(super) folder: Arc<Folder>,
     pub(super) segment_entries: u64,
     pub(super) segment_bytes: u64,
+    pub(super) max_disk_bytes: Option<u64>,
     pub(super) budget: Budget,
     pub(super) sealing: Sealing,
     pub(super) merging: Merging,
@@ -69,10 +73,22 @@ impl Shared {
         }
     }
 
+    /// Whether there is no room for a new key, with so many more that aren't published yet.
+    pub(super) fn is_full(&self, added: i64) -> bool {
+        let live_keys = self.view.live_keys().saturating_add_signed(added);
+        live_keys >= self.rules.max_live_keys || self.is_disk_full()
+    }
+
+    /// Whether the segments take so much of the disk that the rest is kept for the completions of what was granted.
+    pub(super) fn is_disk_full(&self) -> bool {
+        self.max_disk_bytes
+            .is_some_and(|most| self.view.segments().disk_bytes() >= most - most / KEPT_FREE)
+    }
+
     /// Decides against a published state; nothing is changed.
     pub(super) fn decide(&self, record: Option<&Record>, command: &Command, seen: Seen) -> Glance {
         // A key whose record is over counts as live all the same.
-        let is_full = record.is_none() && self.view.live_keys() >= self.rules.max_live_keys;
+        let is_full = record.is_none() && self.is_full(0);
         let context = Context {
             now: self.timeline.now(),
             // A grant is only ever made by the writer, with a token of its own.

@@ -59,6 +59,7 @@ impl StorageBackend for WatchedFile {
             return self.backend.sync_data();
         };
         let began_at = recorder.position();
+        recorder.wait_to_sync();
         let asked = recorder.ask(&Asked::Other);
         // That it failed doesn't say that nothing got to the disk.
         self.backend.sync_data()?;

@@ -135,7 +135,8 @@ impl Writer {
             now,
             next_token: self.next_sequence,
             // A key that counts already, because its old record is still to be swept, adds nothing.
-            is_full: current.live_entry.is_none() && self.is_full(),
+            is_full: current.live_entry.is_none()
+                && self.shared.is_full(self.batch.live_keys_added()),
             on_abandon: self.shared.rules.on_abandon,
         };
         let record = current.stored.as_ref().map(|stored| &stored.record);
@@ -153,12 +154,6 @@ impl Writer {
         }
         self.step(Step::Decided);
         Ok(decision.verdict)
-    }
-
-    fn is_full(&self) -> bool {
-        let added = self.batch.live_keys_added();
-        let live_keys = self.shared.view.live_keys().saturating_add_signed(added);
-        live_keys >= self.shared.rules.max_live_keys
     }
 
     fn stage(
