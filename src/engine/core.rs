@@ -21,7 +21,7 @@ use crate::limits::Terms;
 use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
-use crate::store::{Answer, Glance, Reads, Request, Seen, Store};
+use crate::store::{Answer, Glance, Reads, Request, Seen, Store, unavailable};
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -267,9 +267,10 @@ impl Core {
         }
     }
 
-    /// Why the store answered nothing.
+    /// Why the store answered nothing: it is closed, or its thread is ending by a panic that isn't noted yet.
     fn gone(&self) -> Error {
-        self.store.condition().err().unwrap_or_else(Error::closed)
+        let reason = self.store.condition().err();
+        reason.unwrap_or_else(|| unavailable("its thread panicked"))
     }
 
     /// Refuses new work, finishes what is queued, ends the threads and wakes every waiter.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use onceward::faults::{Failures, Image, Op, Random, Recorder};
+use onceward::faults::{Failures, Image, Random, Recorder};
 use onceward::{Engine, EntryState, ErrorKind, Fingerprint, ManualClock, Outcome, Reply};
 
-use crate::expected::{Event, key};
-use crate::power_cuts::{check, count_of, folder, is_full, lay};
+use crate::expected::key;
+use crate::power_cuts::{Life, check_cut, folder, is_full};
 use crate::user::{KEYS, User, builder};
 
 /// How many steps a life has, and how many of them the disk fails at most.
@@ -104,24 +104,27 @@ fn live_through(which: Failures, seed: u64, cuts: usize) -> Lived {
     let closed = engine.close();
     assert!(closed.is_ok(), "{case}: {closed:?}");
     drop(recorder);
-    cut(&log, &events, &path, seed, cuts, &case);
+    let life = Life {
+        name: case,
+        log,
+        events,
+    };
+    cut(&life, &path, seed, cuts);
     lived
 }
 
 /// Cuts the power at some moments of a life, and at its end.
-fn cut(log: &[Op], events: &[Event], path: &std::path::Path, seed: u64, cuts: usize, case: &str) {
+fn cut(life: &Life, path: &std::path::Path, seed: u64, cuts: usize) {
     let mut random = Random::new(seed);
-    let mut moments: Vec<usize> = (0..cuts).map(|_| random.below(log.len())).collect();
-    moments.push(log.len() - 1);
+    let mut moments: Vec<usize> = (0..cuts).map(|_| random.below(life.log.len())).collect();
+    moments.push(life.log.len() - 1);
     moments.sort_unstable();
     let mut moments = moments.into_iter().peekable();
     let mut image = Image::default();
-    for (at, op) in log.iter().enumerate() {
+    for (at, op) in life.log.iter().enumerate() {
         image.apply(op);
         while moments.next_if_eq(&at).is_some() {
-            lay(&image.cut(&mut random), path);
-            let case = format!("{case}, cut after call {at}, {}", op.summary());
-            check(path, &events[..count_of(&log[..=at])], &case);
+            check_cut(&image, &mut random, life, at, path);
         }
     }
 }
@@ -275,4 +278,18 @@ fn while_a_sync_takes_long_begins_are_refused_once_the_queue_is_full_and_complet
         .map(|error| error.kind())
         .collect();
     assert_eq!(refused, [ErrorKind::Overloaded; 2]);
+}
+
+#[test]
+#[ignore = "one case, again and again: ONCEWARD_CASE says which call fails"]
+fn a_case_again() {
+    let Ok(case) = std::env::var("ONCEWARD_CASE") else {
+        return;
+    };
+    let after: usize = case.parse().unwrap();
+    for _ in 0..20 {
+        for after in after.saturating_sub(6)..after + 6 {
+            live_through(Failures::Calls { after, count: 1 }, 1, 150);
+        }
+    }
 }

@@ -81,7 +81,10 @@ fn caller(
                     break;
                 }
                 // A failure of the disk comes before some of the panics.
-                Err(error) => assert!([ErrorKind::Io, ErrorKind::Unavailable].contains(&error)),
+                Err(error) => assert!(
+                    [ErrorKind::Io, ErrorKind::Unavailable].contains(&error),
+                    "{error:?}"
+                ),
             }
             if is_over.load(Ordering::SeqCst) {
                 break;
@@ -124,7 +127,6 @@ fn waiter(engine: &Engine) -> JoinHandle<Option<ErrorKind>> {
 /// Lets a thread panic under load, checks what follows, and gives whether it panicked at all.
 fn panic_under_load(step: &str, nth: usize) -> bool {
     let case = format!("{step} for the time {nth}");
-    println!("{case}");
     let is_over = Arc::new(AtomicBool::new(false));
     let (_folder, path) = folder();
     let clock = ManualClock::new();

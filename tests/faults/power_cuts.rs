@@ -11,9 +11,10 @@ use crate::expected::{Event, Expected, key};
 use crate::user::{KEYS, User, builder};
 
 /// Everything that happened in one life of a store.
-struct Life {
-    log: Vec<Op>,
-    events: Vec<Event>,
+pub(crate) struct Life {
+    pub(crate) name: String,
+    pub(crate) log: Vec<Op>,
+    pub(crate) events: Vec<Event>,
 }
 
 fn live(path: &Path, seed: u64, steps: usize) -> Life {
@@ -29,11 +30,15 @@ fn live(path: &Path, seed: u64, steps: usize) -> Life {
     drop(user);
     engine.close().unwrap();
     let log = recorder.log();
-    Life { log, events }
+    Life {
+        name: format!("life {seed}"),
+        log,
+        events,
+    }
 }
 
 /// Puts a folder's files in the place of what is there. The lock file stays, which tells one folder from another.
-pub(crate) fn lay(folder: &Folder, path: &Path) {
+fn lay(folder: &Folder, path: &Path) {
     for entry in fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
         if path.file_name().unwrap() != "LOCK" {
@@ -45,7 +50,7 @@ pub(crate) fn lay(folder: &Folder, path: &Path) {
     }
 }
 
-pub(crate) fn count_of(log: &[Op]) -> usize {
+fn count_of(log: &[Op]) -> usize {
     let marks = log.iter().filter_map(|op| match op {
         Op::Mark(number) => Some(number + 1),
         _ => None,
@@ -53,23 +58,40 @@ pub(crate) fn count_of(log: &[Op]) -> usize {
     marks.max().unwrap_or(0)
 }
 
-/// Opens what a cut left and checks it; the error names the case.
-pub(crate) fn check(path: &Path, events: &[Event], case: &str) {
+/// Opens what a cut left and checks it.
+fn check(path: &Path, events: &[Event]) -> Result<(), String> {
     let expected = Expected::after(events);
     let clock = ManualClock::at(expected.now.unwrap_or(SystemTime::UNIX_EPOCH));
-    let engine = builder(&clock)
-        .open(path)
-        .unwrap_or_else(|error| panic!("{case}: {error:?}"));
-    if let Err(problem) = expected.check(&engine) {
-        panic!("{case}: {problem}");
-    }
+    let opened = builder(&clock).open(path);
+    let engine = opened.map_err(|error| format!("{error:?}"))?;
+    expected.check(&engine)?;
     // It goes on.
     let outcome = engine.begin(&key(KEYS), &Fingerprint::of("request"));
     let Outcome::Proceed(guard) = outcome.unwrap() else {
-        panic!("{case}: a new key isn't free");
+        return Err("a new key isn't free".to_owned());
     };
     guard.complete(Reply::new(200, "")).unwrap();
     engine.close().unwrap();
+    Ok(())
+}
+
+/// Lays out what the power leaves after a call of a life, and checks it. A failure names the case, and what was
+/// done to the files before.
+pub(crate) fn check_cut(image: &Image, random: &mut Random, life: &Life, at: usize, path: &Path) {
+    lay(&image.cut(random), path);
+    let events = &life.events[..count_of(&life.log[..=at])];
+    if let Err(problem) = check(path, events) {
+        let is_told = |op: &&Op| !matches!(op, Op::Write(..) | Op::Mark(_));
+        let before = life.log[..=at].iter().filter(is_told);
+        let before: Vec<String> = before.map(Op::summary).collect();
+        let last = &before[before.len().saturating_sub(60)..];
+        panic!(
+            "{}, cut after call {at}, {}: {problem}; before:\n{}",
+            life.name,
+            life.log[at].summary(),
+            last.join("\n")
+        );
+    }
 }
 
 pub(crate) fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -94,9 +116,7 @@ fn a_cut_at_every_call_loses_nothing() {
         if matches!(op, Op::Mark(_)) || at % every != 0 {
             continue;
         }
-        let case = format!("cut after call {at}, {}", op.summary());
-        lay(&image.cut(&mut Random::new(at as u64)), &path);
-        check(&path, &life.events[..count_of(&life.log[..=at])], &case);
+        check_cut(&image, &mut Random::new(at as u64), &life, at, &path);
         cuts += 1;
     }
     println!(
@@ -119,9 +139,7 @@ fn random_cuts_lose_nothing() {
         for (at, op) in life.log.iter().enumerate() {
             image.apply(op);
             while moments.next_if_eq(&at).is_some() {
-                let case = format!("life {seed}, cut after call {at}, {}", op.summary());
-                lay(&image.cut(&mut random), &path);
-                check(&path, &life.events[..count_of(&life.log[..=at])], &case);
+                check_cut(&image, &mut random, &life, at, &path);
             }
         }
     }
@@ -162,11 +180,9 @@ fn cuts_during_recovery_lose_nothing() {
                 log[..=at].iter().for_each(|op| image.apply(op));
                 lay(&image.cut(&mut random), &path);
             }
-            check(
-                &path,
-                events,
-                &format!("life {seed}, cut {cut} at {at}, cut again"),
-            );
+            if let Err(problem) = check(&path, events) {
+                panic!("life {seed}, cut {cut} at {at}, cut again: {problem}");
+            }
         }
     }
     println!(

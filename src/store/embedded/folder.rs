@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -99,6 +100,7 @@ pub(super) struct Folder {
     path: PathBuf,
     /// Holds the operating system's lock while it is open. The file is never unlinked.
     lock: Mutex<Option<File>>,
+    failed_syncs: AtomicU64,
 }
 
 impl Folder {
@@ -132,6 +134,7 @@ impl Folder {
         let folder = Self {
             path: path.to_owned(),
             lock: Mutex::new(Some(lock)),
+            failed_syncs: AtomicU64::new(0),
         };
         folder.sync()?;
         Ok(folder)
@@ -224,14 +227,32 @@ impl Folder {
 
     /// Gives a file its final name and makes that durable.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        disk::call(Call::Rename(from, to), || fs::rename(from, to))
-            .map_err(|error| io_error("a file can't be renamed", error))?;
-        self.sync()
+        self.durably(|| {
+            disk::call(Call::Rename(from, to), || fs::rename(from, to))
+                .map_err(|error| io_error("a file can't be renamed", error))
+        })
+    }
+
+    /// Changes names in the folder and makes that durable. A sync that fails meanwhile may have lost the change,
+    /// whoever called it, and a later one wouldn't say so.
+    pub(super) fn durably<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let failed_before = self.failed_syncs.load(Ordering::SeqCst);
+        let changed = change()?;
+        self.sync()?;
+        if self.failed_syncs.load(Ordering::SeqCst) == failed_before {
+            return Ok(changed);
+        }
+        Err(Error::new(
+            ErrorKind::Io,
+            "a sync of the engine's folder failed in another thread",
+        ))
     }
 
     /// Makes creations, renames and removals in the folder durable.
     pub(super) fn sync(&self) -> Result<()> {
-        sync_folder(&self.path)
+        sync_folder(&self.path).inspect_err(|_| {
+            self.failed_syncs.fetch_add(1, Ordering::SeqCst);
+        })
     }
 
     /// The secret that is kept in the folder, if there is one.

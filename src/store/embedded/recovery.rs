@@ -314,8 +314,6 @@ impl Folder {
     ) -> Result<Journal> {
         let path = self.journal(tally.id());
         Self::remove_file(&path)?;
-        let journal = Journal::create(&path, tally, opened_at, cache_bytes)?;
-        self.sync()?;
-        Ok(journal)
+        self.durably(|| Journal::create(&path, tally, opened_at, cache_bytes))
     }
 }

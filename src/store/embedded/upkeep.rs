@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
 use crate::record::{Record, Stored};
-use crate::store::Swept;
+use crate::store::{Swept, unavailable};
 
 /// How many records, and about how many bytes, are carried forward in one commit.
 const CARRIED_AT_ONCE: usize = 256;
@@ -221,7 +221,8 @@ impl Shared {
 
     /// Why the writer doesn't answer.
     fn gone(&self) -> Error {
-        self.condition.check().err().unwrap_or_else(Error::closed)
+        let reason = self.condition.check().err();
+        reason.unwrap_or_else(|| unavailable("its thread panicked"))
     }
 
     /// The attempts of all keys, for listing.
