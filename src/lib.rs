@@ -120,6 +120,7 @@ pub mod observability {}
 mod clock;
 mod codec;
 mod decision;
+mod encryption;
 mod engine;
 mod error;
 #[cfg(onceward_faults)]
@@ -140,6 +141,8 @@ mod verification;
 pub use bytes;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+#[cfg(feature = "encryption")]
+pub use encryption::EncryptionKeys;
 pub use engine::{
     Builder, CompleteError, Engine, Export, Guard, Health, ReleaseError, RunError, Stats, Sweep,
 };

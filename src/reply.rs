@@ -31,6 +31,9 @@ struct Inner {
     headers: Fields,
     body: Bytes,
     trailers: Fields,
+    /// The number of the key that the whole reply is encrypted with, in the body's place; only on its way to the disk
+    /// and back.
+    encrypted_with: Option<u32>,
 }
 
 /// Names and values, in order.
@@ -63,8 +66,20 @@ impl Reply {
                 headers,
                 body,
                 trailers,
+                encrypted_with: None,
             }),
         }
+    }
+
+    /// A reply that is encrypted as a whole with the key of this number.
+    pub(crate) fn encrypted(key: u32, sealed: Bytes) -> Self {
+        let mut reply = Self::new(0, sealed);
+        Arc::make_mut(&mut reply.inner).encrypted_with = Some(key);
+        reply
+    }
+
+    pub(crate) fn encrypted_with(&self) -> Option<u32> {
+        self.inner.encrypted_with
     }
 
     /// Adds a header after those that are there; a repeated name is kept beside the first.

@@ -6,6 +6,7 @@
 //! key's whole digest, so that a sound entry in the wrong place is noticed too. Integers are variable-length and little-endian, except for
 //! digests, which are plain bytes.
 
+mod encrypted;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -21,6 +22,7 @@ use crate::limits::MAX_REPLY_BYTES;
 use crate::record::{Record, Stored};
 use crate::reply::Reply;
 use crate::secret::Digest;
+pub(crate) use encrypted::{decrypted, encrypted};
 use wire::{WireEntry, WireHead, WireState};
 
 /// The version that this crate writes. Older ones go on being read.

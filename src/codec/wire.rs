@@ -53,6 +53,8 @@ pub(super) enum WireState<'a> {
     #[serde(borrow)]
     Completed(WireCompleted<'a>),
     Removed,
+    #[serde(borrow)]
+    Encrypted(WireEncrypted<'a>),
 }
 
 #[derive(Deserialize)]
@@ -62,6 +64,8 @@ enum WireHeadState<'a> {
     #[serde(borrow)]
     Completed(WireCompletedHead<'a>),
     Removed,
+    #[serde(borrow)]
+    Encrypted(WireCompletedHead<'a>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,7 +91,21 @@ pub(super) struct WireCompleted<'a> {
     pub(super) reply: WireReply<'a>,
 }
 
-/// The beginning of a [`WireCompleted`].
+/// A [`WireCompleted`] whose reply is encrypted: the same fields up to that.
+#[derive(Serialize, Deserialize)]
+pub(super) struct WireEncrypted<'a> {
+    #[serde(borrow)]
+    pub(super) fingerprint: WireFingerprint<'a>,
+    pub(super) token: u64,
+    pub(super) attempt: u32,
+    pub(super) completed_at_ms: u64,
+    pub(super) expires_at_ms: u64,
+    pub(super) encrypted_with: u32,
+    #[serde(borrow)]
+    pub(super) sealed: Blob<'a>,
+}
+
+/// The beginning of a [`WireCompleted`] or a [`WireEncrypted`].
 #[derive(Deserialize)]
 struct WireCompletedHead<'a> {
     #[serde(borrow)]
@@ -174,9 +192,11 @@ impl WireHead<'_> {
                     Timestamp(wire.lease_until_ms),
                 ),
             },
-            WireHeadState::Completed(wire) => OutlineState::Completed {
-                ends_at: Timestamp(wire.expires_at_ms),
-            },
+            WireHeadState::Completed(wire) | WireHeadState::Encrypted(wire) => {
+                OutlineState::Completed {
+                    ends_at: Timestamp(wire.expires_at_ms),
+                }
+            }
             WireHeadState::Removed => OutlineState::Removed,
         };
         Outline {
@@ -198,14 +218,25 @@ impl<'a> WireState<'a> {
                 lease_until_ms: record.lease_until.0,
                 retention_ms: u64::try_from(record.retention.as_millis()).unwrap_or(u64::MAX),
             }),
-            Record::Completed(record) => Self::Completed(WireCompleted {
-                fingerprint: wire_fingerprint(&record.fingerprint),
-                token: record.token,
-                attempt: record.attempt,
-                completed_at_ms: record.completed_at.0,
-                expires_at_ms: record.expires_at.0,
-                reply: wire_reply(&record.reply),
-            }),
+            Record::Completed(record) => match record.reply.encrypted_with() {
+                None => Self::Completed(WireCompleted {
+                    fingerprint: wire_fingerprint(&record.fingerprint),
+                    token: record.token,
+                    attempt: record.attempt,
+                    completed_at_ms: record.completed_at.0,
+                    expires_at_ms: record.expires_at.0,
+                    reply: wire_reply(&record.reply),
+                }),
+                Some(encrypted_with) => Self::Encrypted(WireEncrypted {
+                    fingerprint: wire_fingerprint(&record.fingerprint),
+                    token: record.token,
+                    attempt: record.attempt,
+                    completed_at_ms: record.completed_at.0,
+                    expires_at_ms: record.expires_at.0,
+                    encrypted_with,
+                    sealed: Blob(record.reply.body()),
+                }),
+            },
         }
     }
 }
@@ -228,6 +259,14 @@ pub(super) fn entry_state(key: Option<&str>, state: WireState<'_>) -> Result<Ent
             completed_at: Timestamp(wire.completed_at_ms),
             expires_at: Timestamp(wire.expires_at_ms),
             reply: reply(wire.reply)?,
+        }),
+        WireState::Encrypted(wire) => Record::Completed(CompletedRecord {
+            fingerprint: fingerprint(wire.fingerprint),
+            token: wire.token,
+            attempt: wire.attempt,
+            completed_at: Timestamp(wire.completed_at_ms),
+            expires_at: Timestamp(wire.expires_at_ms),
+            reply: Reply::encrypted(wire.encrypted_with, Bytes::copy_from_slice(wire.sealed.0)),
         }),
     };
     let key = key
@@ -265,7 +304,7 @@ fn fingerprint(wire: WireFingerprint<'_>) -> SealedFingerprint {
     }
 }
 
-fn wire_reply(reply: &Reply) -> WireReply<'_> {
+pub(super) fn wire_reply(reply: &Reply) -> WireReply<'_> {
     WireReply {
         status: reply.status(),
         is_retained: reply.is_retained(),
@@ -279,7 +318,7 @@ fn wire_fields<'a>(fields: impl Iterator<Item = (&'a str, &'a Bytes)>) -> WireFi
     fields.map(|(name, value)| (name, Blob(value))).collect()
 }
 
-fn reply(wire: WireReply<'_>) -> Result<Reply> {
+pub(super) fn reply(wire: WireReply<'_>) -> Result<Reply> {
     Ok(Reply::from_parts(
         wire.status,
         wire.is_retained,

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
+use crate::encryption::Cipher;
+#[cfg(feature = "encryption")]
+use crate::encryption::EncryptionKeys;
 use crate::limits::Terms;
 use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Progress};
@@ -31,6 +34,7 @@ pub struct Builder {
     pub(super) segment_bytes: u64,
     pub(super) merge_above: usize,
     pub(super) max_disk_bytes: Option<u64>,
+    pub(super) cipher: Option<Cipher>,
     pub(super) pepper: Option<Pepper>,
     pub(super) keeps_keys: bool,
     pub(super) is_restored: bool,
@@ -59,6 +63,7 @@ impl Default for Builder {
             keeps_keys: true,
             is_restored: false,
             max_disk_bytes: None,
+            cipher: None,
             progress: OnProgress::default(),
             name: "default".to_owned(),
         }
@@ -198,6 +203,19 @@ impl Builder {
     /// one kept in the folder. A folder has to be opened with the pepper that it was made with.
     pub fn pepper(mut self, pepper: impl Into<Vec<u8>>) -> Self {
         self.pepper = Some(Pepper::new(pepper.into()));
+        self
+    }
+
+    /// Encrypts replies on the disk, with keys that the caller keeps: status, headers, body and trailers, with XChaCha20-Poly1305
+    /// and a random nonce each, bound to their record. Whoever reads the folder still sees when and how often, sizes, digests of the keys, and
+    /// their text unless that is [turned off](Builder::keep_key_text). Fingerprints are keyed hashes anyway.
+    ///
+    /// A folder that was opened with keys is refused without the one that was last written with, and with another key under a number
+    /// that is known. A reply whose key wasn't given can't be read: its begin gets
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig). Answers from before the first opening with keys stay as they are until they expire.
+    #[cfg(feature = "encryption")]
+    pub fn encryption(mut self, keys: EncryptionKeys) -> Self {
+        self.cipher = Some(keys);
         self
     }
 

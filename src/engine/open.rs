@@ -150,6 +150,7 @@ impl Builder {
             max_disk_bytes: self.max_disk_bytes,
             merge_above: self.merge_above,
             pepper: self.pepper.clone(),
+            cipher: self.cipher.clone(),
             is_restored: self.is_restored,
             progress: self.progress.clone(),
             meters: meters.clone(),

@@ -92,6 +92,7 @@ pub(super) fn embedded(
         segment_entries,
         segment_bytes: 1 << 20,
         max_disk_bytes: None,
+        cipher: None,
         merge_above: 4,
         pepper: None,
         is_restored: false,

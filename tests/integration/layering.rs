@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &[
         "clock",
+        "encryption",
         "error",
         "fingerprint",
         "key",
@@ -37,6 +38,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("twox_hash", &["codec"]),
     ("quick_cache", &["store/embedded"]),
     ("crossbeam_channel", &["store/embedded", "engine"]),
+    ("chacha20poly1305", &["encryption"]),
     ("metrics", &["observe/facade"]),
     ("tracing", &["observe/spans"]),
     ("sfv", &["http/key_syntax"]),

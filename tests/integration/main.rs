@@ -9,6 +9,8 @@ mod api;
 mod async_forms;
 mod bad_input;
 mod crash;
+#[cfg(feature = "encryption")]
+mod encryption;
 mod failing_disk;
 mod flood;
 #[cfg(all(feature = "axum", feature = "actix"))]

@@ -9,6 +9,7 @@ use super::view::{Current, Publication};
 use crate::clock::Timestamp;
 use crate::codec::{self, Heading};
 use crate::decision::Verdict;
+use crate::encryption::Cipher;
 use crate::error::Result;
 use crate::record::Stored;
 use crate::secret::{BuildDigestHasher, Digest};
@@ -62,6 +63,7 @@ impl Batch {
         now: Timestamp,
         stored: Option<Arc<Stored>>,
         prior: Option<u64>,
+        cipher: Option<&Cipher>,
     ) -> Result<()> {
         let start = self.bytes.len();
         let heading = Heading {
@@ -70,7 +72,7 @@ impl Batch {
             prior,
         };
         let encoded = match &stored {
-            Some(stored) => codec::encode_put(&mut self.bytes, heading, stored),
+            Some(stored) => self.encode(heading, stored, cipher),
             None => codec::encode_removal(&mut self.bytes, heading, digest),
         };
         if let Err(error) = encoded {
@@ -91,6 +93,13 @@ impl Batch {
             prior,
         });
         Ok(())
+    }
+
+    fn encode(&mut self, heading: Heading, stored: &Stored, cipher: Option<&Cipher>) -> Result<()> {
+        let encrypted = cipher.map(|cipher| codec::encrypted(stored, cipher));
+        let encrypted = encrypted.transpose()?.flatten();
+        let written = encrypted.as_ref().unwrap_or(stored);
+        codec::encode_put(&mut self.bytes, heading, written)
     }
 
     /// The staged entries, in order.

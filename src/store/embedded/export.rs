@@ -93,8 +93,10 @@ impl Export {
         let entry = entry?;
         let digest = entry.digest;
         let (now, on_abandon) = (self.shared.timeline.now(), self.shared.rules.on_abandon);
-        let stored = entry
-            .into_stored()
+        let stored = self
+            .shared
+            .view
+            .stored(entry)?
             .filter(|stored| !decision::is_over(&stored.record, now, on_abandon));
         if stored.is_none() || set.is_superseded(digest.short(), id)? {
             return Ok(None);

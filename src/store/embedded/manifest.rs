@@ -46,6 +46,9 @@ pub(super) struct ManifestState {
     /// Tells whether a secret is the store's.
     pub(super) secret_check: [u8; 32],
     pub(super) is_peppered: bool,
+    /// The numbers of all keys that replies were ever encrypted with, and what tells each from another one. The last is
+    /// the one that is written with.
+    pub(super) encryption_keys: Vec<(u32, [u8; 32])>,
     /// The [identity](Folder::identity) of the folder that the current epoch began in.
     pub(super) folder_identity: (u64, u64),
     /// No entry that was ever written has a higher sequence, except in segments that are listed.

@@ -385,6 +385,7 @@ mod tests {
             store_id: [1; 16],
             secret_check: [0; 32],
             is_peppered: false,
+            encryption_keys: Vec::new(),
             folder_identity: (0, 0),
             last_sequence: 0,
             time_mark_ms: 0,

@@ -61,6 +61,7 @@ use self::writer::Writer;
 use super::{Answer, Chunks, Figures, Glance, Observer, Reads, Request, Rules, Seen, Store, Swept};
 use crate::clock::{Clock, Timer, Timestamp};
 use crate::decision::{self, Command};
+use crate::encryption::Cipher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Meters;
 use crate::outcome::OnAbandon;
@@ -92,6 +93,7 @@ pub(crate) struct Settings {
     pub(crate) max_disk_bytes: Option<u64>,
     pub(crate) merge_above: usize,
     pub(crate) pepper: Option<Pepper>,
+    pub(crate) cipher: Option<Cipher>,
     pub(crate) is_restored: bool,
     pub(crate) progress: OnProgress,
     pub(crate) meters: Meters,

@@ -17,6 +17,7 @@ use super::scan::Scan;
 use super::tally::{SegmentHeader, Tally};
 use super::view::View;
 use crate::clock::{Timeline, Timestamp};
+use crate::encryption::Cipher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 
@@ -52,6 +53,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     let (mut manifest, secret) = if folder.has_manifest()? {
         let manifest = Manifest::open(&folder)?;
         let secret = known_secret(&folder, manifest.state(), settings)?;
+        check_encryption(manifest.state(), settings)?;
         (manifest, secret)
     } else {
         new_store(&folder, settings)?
@@ -78,7 +80,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     }
     let active = Arc::clone(scan.set.active().expect("there is at least the first one"));
     let cache = ReplayCache::new(settings.replay_cache_bytes);
-    let view = View::new(scan.set.clone(), cache);
+    let view = View::new(scan.set.clone(), cache, settings.cipher.clone());
     scan.restore_attempts(&view, timeline.now(), settings.on_abandon)?;
     drop(scan);
     Ok(Recovered {
@@ -117,6 +119,7 @@ fn new_store(folder: &Arc<Folder>, settings: &Settings) -> Result<(Manifest, Sec
         store_id,
         secret_check: secret.check_value(),
         is_peppered: settings.pepper.is_some(),
+        encryption_keys: Vec::new(),
         folder_identity: folder.identity()?,
         last_sequence: 0,
         counted_to: 0,
@@ -160,6 +163,41 @@ fn known_secret(folder: &Folder, state: &ManifestState, settings: &Settings) -> 
     ))
 }
 
+/// Refuses keys that aren't those which the folder's replies were encrypted with.
+fn check_encryption(state: &ManifestState, settings: &Settings) -> Result<()> {
+    let config = |message: String| Err(Error::new(ErrorKind::InvalidConfig, message));
+    let given = settings.cipher.as_ref().map(Cipher::checks);
+    let given = given.unwrap_or_default();
+    for (number, check) in &given {
+        let known = state.encryption_keys.iter();
+        let mut known = known.filter(|(other, _)| other == number);
+        if known.any(|(_, known)| known != check) {
+            return config(format!(
+                "the encryption key number {number} isn't the one that replies here were encrypted with"
+            ));
+        }
+    }
+    match state.encryption_keys.last() {
+        Some((last, _)) if !given.iter().any(|(number, _)| number == last) => config(format!(
+            "replies in the folder are encrypted with the key number {last}; give it to Builder::encryption, to write \
+             with or to read with"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// All keys that replies were ever encrypted with, the one that is written with now included.
+fn keys_written_with(state: &ManifestState, settings: &Settings) -> Vec<(u32, [u8; 32])> {
+    let mut keys = state.encryption_keys.clone();
+    if let Some(cipher) = &settings.cipher {
+        let mut given = cipher.checks().into_iter();
+        let primary = given.find(|(number, _)| *number == cipher.primary());
+        keys.retain(|(number, _)| *number != cipher.primary());
+        keys.extend(primary);
+    }
+    keys
+}
+
 /// Notes, before anything is appended, that the store is open, and begins a new epoch in a copy or
 /// after a restore.
 fn mark_open(
@@ -171,13 +209,15 @@ fn mark_open(
     let identity = folder.identity()?;
     let state = manifest.state();
     let is_copy = settings.is_restored || identity != state.folder_identity;
-    if !is_copy && state.closed_with.is_none() {
+    let encryption_keys = keys_written_with(state, settings);
+    if !is_copy && state.closed_with.is_none() && encryption_keys == state.encryption_keys {
         return Ok(());
     }
     let last = state.last_sequence.max(last_sequence);
     let wall = Timestamp::of(settings.clock.wall());
     manifest.update(|state| {
         state.closed_with = None;
+        state.encryption_keys = encryption_keys;
         if is_copy {
             state.begin_epoch(identity, wall, last);
         }

@@ -168,7 +168,7 @@ impl Shared {
         let mut visit = |entry: JournalEntry| {
             self.condition.check_readable()?;
             let (sequence, digest) = (entry.heading.sequence, entry.digest);
-            let Some(stored) = entry.into_stored().map(Arc::new) else {
+            let Some(stored) = self.view.stored(entry)?.map(Arc::new) else {
                 return Ok(());
             };
             let is_over = decision::is_over(&stored.record, now, self.rules.on_abandon);

@@ -13,7 +13,8 @@ use parking_lot::RwLock;
 use super::cache::ReplayCache;
 use super::index::{Slot, SlotKind};
 use super::set::SegmentSet;
-use crate::codec::{EntryState, JournalEntry};
+use crate::codec::{self, EntryState, JournalEntry};
+use crate::encryption::Cipher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, Stored};
 use crate::secret::{BuildDigestHasher, Digest};
@@ -27,6 +28,8 @@ pub(super) struct View {
     stripes: Vec<RwLock<Stripe>>,
     segments: RwLock<Arc<SegmentSet>>,
     cache: Option<ReplayCache>,
+    /// What replies are encrypted with on the disk, and nowhere else.
+    cipher: Option<Cipher>,
     in_flight: AtomicU64,
     live_keys: AtomicI64,
 }
@@ -107,12 +110,17 @@ impl From<Attempt> for Current {
 }
 
 impl View {
-    pub(super) fn new(segments: SegmentSet, cache: Option<ReplayCache>) -> Self {
+    pub(super) fn new(
+        segments: SegmentSet,
+        cache: Option<ReplayCache>,
+        cipher: Option<Cipher>,
+    ) -> Self {
         let live_keys: u64 = segments.tallies().map(|tally| tally.live_keys()).sum();
         Self {
             stripes: (0..STRIPES).map(|_| RwLock::default()).collect(),
             segments: RwLock::new(Arc::new(segments)),
             cache,
+            cipher,
             in_flight: AtomicU64::new(0),
             live_keys: AtomicI64::new(i64::try_from(live_keys).unwrap_or(i64::MAX)),
         }
@@ -213,7 +221,7 @@ impl View {
             return Err(collision());
         }
         let sequence = entry.heading.sequence;
-        let Some(stored) = entry.into_stored().map(Arc::new) else {
+        let Some(stored) = self.stored(entry)?.map(Arc::new) else {
             return Ok(Current::default());
         };
         if let (Some(cache), Record::Completed(_)) = (&self.cache, &stored.record) {
@@ -228,6 +236,18 @@ impl View {
             live_entry: Some(sequence),
             seen: Seen::default(),
         })
+    }
+
+    /// The record of an entry that was read from the disk.
+    pub(super) fn stored(&self, entry: JournalEntry) -> Result<Option<Stored>> {
+        let stored = entry.into_stored();
+        let decrypted = stored.map(|stored| codec::decrypted(stored, self.cipher.as_ref()));
+        decrypted.transpose()
+    }
+
+    /// What replies are encrypted with.
+    pub(super) fn cipher(&self) -> Option<&Cipher> {
+        self.cipher.as_ref()
     }
 
     /// Makes a durable entry visible: index, attempt and cache change as one.

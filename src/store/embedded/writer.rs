@@ -163,8 +163,9 @@ impl Writer {
         stored: Option<Arc<Stored>>,
         prior: Option<u64>,
     ) -> Result<()> {
+        let cipher = self.shared.view.cipher();
         self.batch
-            .stage(digest, self.next_sequence, now, stored, prior)?;
+            .stage(digest, self.next_sequence, now, stored, prior, cipher)?;
         self.next_sequence += 1;
         Ok(())
     }
