@@ -6,6 +6,8 @@
 pub(crate) enum Mutant {
     /// Callers are answered before the commit.
     AnswerFirst,
+    /// A journal that a crash has left is written to again.
+    AppendsAfterCrash,
     /// A failed sync counts as a good one.
     BelievesFailedSync,
     /// A journal goes before its sealed file is on the disk.

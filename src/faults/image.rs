@@ -75,6 +75,13 @@ impl Image {
                 let pending = file.pending.drain(..).map(|(_, change)| change);
                 file.unsure.extend(pending.flat_map(Change::sectors));
             }
+            Op::Settled(id, bytes) => {
+                let file = self.files.entry(*id).or_default();
+                *file = File {
+                    durable: bytes.clone(),
+                    ..File::default()
+                };
+            }
             Op::FailedSyncFolder => {
                 let pending = self.pending_names.drain(..).map(|(_, op)| op);
                 self.unsure_names.extend(pending);
@@ -124,6 +131,12 @@ impl Image {
             op.clone().apply(&mut names);
         }
         names.get(path).copied()
+    }
+
+    /// What the disk may hold of one file.
+    pub(crate) fn content(&self, id: FileId, random: &mut Random) -> Vec<u8> {
+        let file = self.files.get(&id).cloned().unwrap_or_default();
+        file.cut(random)
     }
 
     /// What the disk holds if the power goes now.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Condvar, Mutex};
 
 use super::failures::{Asked, Failing, Failures};
+use super::image::{Image, Random};
 
 /// Tells files apart, whatever they are called at the moment.
 pub type FileId = u64;
@@ -27,6 +28,8 @@ pub enum Op {
     Sync(FileId, usize),
     /// A sync failed: what was recorded before of the file may be on the disk or not, and no later sync changes that.
     FailedSync(FileId),
+    /// This is what the file holds on the disk.
+    Settled(FileId, Vec<u8>),
     /// The second name is the file's that had the first.
     Rename(PathBuf, PathBuf),
     /// The name is gone.
@@ -46,6 +49,7 @@ impl Op {
             Self::Write(id, offset, bytes) => {
                 format!("a write of {} bytes at {offset} of file {id}", bytes.len())
             }
+            Self::Settled(id, bytes) => format!("file {id} found with {} bytes", bytes.len()),
             other => format!("{other:?}"),
         }
     }
@@ -201,6 +205,27 @@ impl Recorder {
         state.has_panicked = true;
         drop(state);
         panic!("as it was told to, at the step {step}");
+    }
+
+    /// Puts into a file what the disk may hold of it, if a sync of it has failed: until now it was what the page cache
+    /// shows.
+    pub(crate) fn reveal(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let Some(id) = state.names.get(path).copied() else {
+            return Ok(());
+        };
+        let mut newest_first = state.log.iter().rev();
+        let is_told =
+            |op: &&Op| matches!(op, Op::FailedSync(file) | Op::Settled(file, _) if *file == id);
+        if !matches!(newest_first.find(is_told), Some(Op::FailedSync(_))) {
+            return Ok(());
+        }
+        let mut image = Image::default();
+        state.log.iter().for_each(|op| image.apply(op));
+        let bytes = image.content(id, &mut Random::new(state.log.len() as u64));
+        fs::write(path, &bytes)?;
+        state.log.push(Op::Settled(id, bytes));
+        Ok(())
     }
 
     /// A file was created.

@@ -83,10 +83,10 @@ fn live_through(which: Failures, seed: u64, cuts: usize) -> Lived {
     let (calls, failed) = recorder.calls();
     recorder.fail(Failures::None);
     wait_until_well(&engine, &case);
+    user.no_longer_tolerant();
     for _ in 0..20 {
         user.step();
     }
-    wait_until_well(&engine, &case);
     let log = recorder.log();
     if let Err(problem) = user.known().check(&engine) {
         panic!("{case}: {problem}");
@@ -113,6 +113,49 @@ fn live_through(which: Failures, seed: u64, cuts: usize) -> Lived {
     lived
 }
 
+/// Ends the process while the disk fails, goes on in another one, and checks what power cuts leave of that.
+fn restart_during(which: Failures, seed: u64, cuts: usize) -> Lived {
+    let name = format!("a restart during {which:?} in life {seed}");
+    let (_folder, path) = folder();
+    let clock = ManualClock::new();
+    let recorder = Recorder::watch(&path).unwrap();
+    recorder.fail(which);
+    let engine = open(&path, &clock, &recorder);
+    let mut user = User::new(&engine, &clock, &recorder, seed).tolerant();
+    let mut failing_steps = 0;
+    while failing_steps < 4 && user.events.len() < 4 * STEPS {
+        user.step();
+        failing_steps += usize::from(recorder.calls().1 > 0);
+    }
+    let (calls, failed) = recorder.calls();
+    drop(engine.clone().close());
+    recorder.fail(Failures::None);
+    let again = builder(&clock).open(&path);
+    let again = again.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    let mut user = user.restarted(&again);
+    user.no_longer_tolerant();
+    for _ in 0..STEPS / 2 {
+        user.step();
+    }
+    let lived = Lived {
+        calls,
+        failed,
+        errors: user.errors,
+        longest_call: user.longest_call,
+        ..Lived::default()
+    };
+    let life = Life {
+        name,
+        log: recorder.log(),
+        events: std::mem::take(&mut user.events),
+    };
+    drop(user);
+    again.close().unwrap();
+    drop(recorder);
+    cut(&life, &path, seed, cuts);
+    lived
+}
+
 /// Cuts the power at some moments of a life, and at its end.
 fn cut(life: &Life, path: &std::path::Path, seed: u64, cuts: usize) {
     let mut random = Random::new(seed);
@@ -129,12 +172,12 @@ fn cut(life: &Life, path: &std::path::Path, seed: u64, cuts: usize) {
     }
 }
 
-fn every_call(name: &str, every: usize, which: impl Fn(usize) -> Failures) {
+fn every_call(name: &str, every: usize, live: impl Fn(usize) -> Lived) {
     let calls = live_through(Failures::None, 1, 0).calls;
     let mut sum = Lived::default();
     let mut lives = 0;
     for after in (0..calls).step_by(every) {
-        sum.add(&live_through(which(after), 1, 2));
+        sum.add(&live(after));
         lives += 1;
     }
     println!(
@@ -144,12 +187,22 @@ fn every_call(name: &str, every: usize, which: impl Fn(usize) -> Failures) {
     );
 }
 
+fn once(after: usize) -> Failures {
+    Failures::Calls { after, count: 1 }
+}
+
+fn from_then_on(after: usize) -> Failures {
+    Failures::Calls {
+        after,
+        count: usize::MAX,
+    }
+}
+
 #[test]
 fn any_one_call_that_fails_loses_nothing() {
     let every = if is_full() { 1 } else { 53 };
-    every_call("one call fails", every, |after| Failures::Calls {
-        after,
-        count: 1,
+    every_call("one call fails", every, |after| {
+        live_through(once(after), 1, 2)
     });
 }
 
@@ -157,10 +210,7 @@ fn any_one_call_that_fails_loses_nothing() {
 fn calls_that_fail_for_a_while_lose_nothing() {
     let every = if is_full() { 1 } else { 97 };
     every_call("all calls fail for a while", every, |after| {
-        Failures::Calls {
-            after,
-            count: usize::MAX,
-        }
+        live_through(from_then_on(after), 1, 2)
     });
 }
 
@@ -168,7 +218,18 @@ fn calls_that_fail_for_a_while_lose_nothing() {
 fn a_full_disk_loses_nothing_and_the_engine_goes_on_once_there_is_room() {
     let every = if is_full() { 1 } else { 97 };
     every_call("the disk is full for a while", every, |after| {
-        Failures::NoRoom { after }
+        live_through(Failures::NoRoom { after }, 1, 2)
+    });
+}
+
+#[test]
+fn a_restart_while_calls_fail_loses_nothing() {
+    let every = if is_full() { 1 } else { 53 };
+    every_call("a restart while all calls fail", every, |after| {
+        restart_during(from_then_on(after), 1, 4)
+    });
+    every_call("a restart after one call has failed", every, |after| {
+        restart_during(once(after), 1, 4)
     });
 }
 
@@ -199,10 +260,7 @@ fn while_the_disk_fails_everybody_is_told_and_what_is_in_memory_is_still_answere
     while engine.stats().waiters == 0 {
         std::thread::yield_now();
     }
-    recorder.fail(Failures::Calls {
-        after: 0,
-        count: usize::MAX,
-    });
+    recorder.fail(from_then_on(0));
     assert_eq!(begin(2).unwrap_err().kind(), ErrorKind::Io);
     // The one who waits is told, long before the lease ends.
     assert_eq!(waiter.join().unwrap(), ErrorKind::Unavailable);
@@ -227,10 +285,7 @@ fn while_the_disk_fails_everybody_is_told_and_what_is_in_memory_is_still_answere
     assert_eq!(guard.attempt(), 1);
     assert_eq!(engine.stats().resumptions, 1);
     // A store that is interrupted can be closed, and loses nothing by it.
-    recorder.fail(Failures::Calls {
-        after: 0,
-        count: usize::MAX,
-    });
+    recorder.fail(from_then_on(0));
     assert_eq!(begin(3).unwrap_err().kind(), ErrorKind::Io);
     drop(engine.close());
     recorder.fail(Failures::None);
@@ -289,7 +344,7 @@ fn a_case_again() {
     let after: usize = case.parse().unwrap();
     for _ in 0..20 {
         for after in after.saturating_sub(6)..after + 6 {
-            live_through(Failures::Calls { after, count: 1 }, 1, 150);
+            live_through(once(after), 1, 150);
         }
     }
 }

@@ -73,6 +73,20 @@ impl<'a> User<'a> {
         self
     }
 
+    /// The same user after a restart: the guards are gone with the process.
+    pub(crate) fn restarted(self, engine: &'a Engine) -> Self {
+        Self {
+            engine,
+            guards: Vec::new(),
+            ..self
+        }
+    }
+
+    /// From now on no call may fail.
+    pub(crate) fn no_longer_tolerant(&mut self) {
+        self.is_tolerant = false;
+    }
+
     /// What is to be expected of the store now.
     pub(crate) fn known(&self) -> &Expected {
         &self.known

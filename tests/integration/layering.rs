@@ -37,6 +37,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("bincode", &["codec"]),
     ("twox_hash", &["codec"]),
     ("quick_cache", &["store/embedded"]),
+    ("rustix", &["store/embedded/disk"]),
     ("crossbeam_channel", &["store/embedded", "engine"]),
     ("chacha20poly1305", &["encryption"]),
     ("metrics", &["observe/facade"]),

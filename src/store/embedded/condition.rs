@@ -52,8 +52,8 @@ impl Condition {
 
     /// Ends an interruption.
     pub(super) fn resume(&self) {
-        *self.reason.lock() = None;
         self.exchange(INTERRUPTED, OPEN);
+        *self.reason.lock() = None;
     }
 
     /// Notes that nothing will ever change again. A store that is closed stays so.
@@ -73,7 +73,8 @@ impl Condition {
     }
 
     fn reason(&self) -> String {
-        self.reason.lock().clone().unwrap_or_default()
+        let reason = self.reason.lock().clone();
+        reason.unwrap_or_else(|| "the disk failed".to_owned())
     }
 
     fn exchange(&self, from: u8, to: u8) {

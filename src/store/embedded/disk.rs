@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use redb::DatabaseError;
+use redb::{DatabaseError, StorageBackend};
 
+#[cfg(onceward_faults)]
+use super::watched_file::drop_from_cache;
 #[cfg(onceward_faults)]
 pub(super) use super::watched_file::{WatchedFile as DataFile, call, step};
 #[cfg(not(onceward_faults))]
@@ -22,6 +24,25 @@ pub(super) fn data_file(file: File, path: &Path) -> Result<DataFile, DatabaseErr
 #[cfg(not(onceward_faults))]
 pub(super) fn data_file(file: File, _: &Path) -> Result<DataFile, DatabaseError> {
     DataFile::new(file)
+}
+
+/// Opens a file such that what is read from it is on the disk: what was written and not synced is synced first, and what
+/// the page cache shows though a sync of it once failed is dropped from there, where the system can do that.
+pub(super) fn file_as_on_disk(path: &Path) -> Result<DataFile, redb::Error> {
+    let file = File::open(path)?;
+    let data = data_file(file.try_clone()?, path)?;
+    data.sync_data()?;
+    drop_from_cache(&file, path)?;
+    Ok(data)
+}
+
+#[cfg(not(onceward_faults))]
+fn drop_from_cache(file: &File, _: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
+    Ok(())
 }
 
 /// Opens a file that holds a database already: redb would begin a new one in an empty file.

@@ -150,6 +150,14 @@ impl Iterator for Export {
     fn next(&mut self) -> Option<Self::Item> {
         self.held.as_ref()?;
         let chunk = self.chunk();
+        let errors = chunk
+            .iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.as_ref().err());
+        errors
+            .chain(chunk.as_ref().err())
+            .for_each(|error| self.shared.note_unread(error));
         if !matches!(chunk, Ok(Some(_))) {
             self.held = None;
         }

@@ -242,10 +242,8 @@ impl Folder {
         if self.failed_syncs.load(Ordering::SeqCst) == failed_before {
             return Ok(changed);
         }
-        Err(Error::new(
-            ErrorKind::Io,
-            "a sync of the engine's folder failed in another thread",
-        ))
+        let message = "a sync of the engine's folder failed in another thread";
+        Err(Error::new(ErrorKind::Io, message))
     }
 
     /// Makes creations, renames and removals in the folder durable.

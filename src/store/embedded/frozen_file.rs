@@ -5,7 +5,6 @@
 //! a clean one. So what it writes then stays in memory, for as long as the file is open.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
@@ -13,7 +12,7 @@ use std::path::Path;
 use parking_lot::RwLock;
 use redb::{BackendError, StorageBackend};
 
-use super::disk::{DataFile, data_file};
+use super::disk::{DataFile, file_as_on_disk};
 
 /// What is kept of a write is kept in pieces of this size.
 const PIECE: usize = 4_096;
@@ -21,34 +20,34 @@ const PIECE: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct FrozenFile {
     file: DataFile,
-    /// Of the file itself: beyond it there are zeros.
-    file_length: u64,
     written: RwLock<Written>,
 }
 
 #[derive(Debug, Default)]
 struct Written {
     length: u64,
+    /// Up to where the file itself counts: beyond it there are zeros.
+    kept: u64,
     pieces: HashMap<u64, Box<[u8; PIECE]>>,
 }
 
 impl FrozenFile {
     pub(super) fn open(path: &Path) -> Result<Self, redb::Error> {
-        let file = data_file(File::open(path)?, path)?;
-        let file_length = file.len()?;
+        let file = file_as_on_disk(path)?;
+        let length = file.len()?;
         Ok(Self {
             file,
-            file_length,
             written: RwLock::new(Written {
-                length: file_length,
+                length,
+                kept: length,
                 pieces: HashMap::new(),
             }),
         })
     }
 
     /// What the file says, and zeros where it says nothing.
-    fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let there = self.file_length.saturating_sub(offset);
+    fn read_file(&self, kept: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let there = kept.saturating_sub(offset);
         let there = usize::try_from(there).unwrap_or(usize::MAX).min(out.len());
         let (there, beyond) = out.split_at_mut(there);
         beyond.fill(0);
@@ -91,7 +90,7 @@ impl StorageBackend for FrozenFile {
         if offset + out.len() as u64 > written.length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.read_file(offset, out)?;
+        self.read_file(written.kept, offset, out)?;
         if written.pieces.is_empty() {
             return Ok(());
         }
@@ -105,12 +104,16 @@ impl StorageBackend for FrozenFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         let mut written = self.written.write();
-        // What is cut off comes back as zeros.
-        let first_beyond = length / PIECE as u64;
-        let from = within(length);
-        for number in first_beyond..written.length.div_ceil(PIECE as u64) {
-            let from = if number == first_beyond { from } else { 0 };
-            self.piece(&mut written, number)?[from..].fill(0);
+        if length < written.length {
+            // What is cut off comes back as zeros.
+            let end = within(length);
+            let last = length / PIECE as u64;
+            if end > 0 {
+                self.piece(&mut written, last)?[end..].fill(0);
+            }
+            let beyond = if end > 0 { last + 1 } else { last };
+            written.pieces.retain(|number, _| *number < beyond);
+            written.kept = written.kept.min(length);
         }
         written.length = length;
         Ok(())
@@ -151,7 +154,7 @@ impl FrozenFile {
             Entry::Occupied(piece) => Ok(piece.into_mut()),
             Entry::Vacant(vacant) => {
                 let mut piece = Box::new([0; PIECE]);
-                self.read_file(number * PIECE as u64, &mut piece[..])?;
+                self.read_file(written.kept, number * PIECE as u64, &mut piece[..])?;
                 Ok(vacant.insert(piece))
             }
         }

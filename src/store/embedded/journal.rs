@@ -12,19 +12,27 @@ use super::blob::{self, Run};
 use super::edge::{Edge, redb_call};
 use super::folder::Folder;
 use super::index::{Checkpoint, Index};
-use super::journal_file::{JournalFile, OnRepair};
+use super::journal_file::{HEADER, JournalFile, OnRepair, WHAT};
 use super::manifest::{RolledRow, SegmentContent};
-use super::tally::{SegmentHeader, Tally};
+use super::tally::Tally;
 use crate::clock::Timestamp;
 use crate::codec::{self, JournalEntry};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
-const HEADER: TableDefinition<'_, (), &[u8]> = TableDefinition::new("header");
 const RUNS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("runs");
-pub(super) const WHAT: &str = "a segment";
 
 type Rows = ReadOnlyTable<u64, &'static [u8]>;
+
+/// How a segment was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// Active, and closed cleanly.
+    Active,
+    Rolled(RolledRow),
+    /// Active, and not closed at all, or not cleanly.
+    Crashed,
+}
 
 /// The journal of one segment. Shared by the writer, the sealer, the sweeper and all readers.
 pub(super) struct Journal {
@@ -66,52 +74,61 @@ impl Journal {
         Ok(Self::new(tally, opened_at, file))
     }
 
-    /// Opens a segment's file, repairs it after a crash, and checks that it is the expected one. One that was cut
-    /// off is left as it is.
+    /// Opens a segment's file and checks that it is the expected one.
     pub(super) fn open(
         path: &Path,
         tally: Arc<Tally>,
         opened_at: Timestamp,
-        rolled: Option<RolledRow>,
+        how: How,
         cache_bytes: usize,
         on_repair: OnRepair,
     ) -> Result<Self> {
-        let file = redb_call(WHAT, || match rolled {
-            Some(rolled) if rolled.is_cut => JournalFile::freeze(path, cache_bytes),
-            _ => JournalFile::open(path, rolled.is_some(), cache_bytes, on_repair),
+        let file = redb_call(WHAT, || match how {
+            How::Active => JournalFile::open(path, cache_bytes, on_repair),
+            How::Rolled(rolled) if !rolled.is_cut => {
+                JournalFile::open_rolled(path, cache_bytes, on_repair)
+            }
+            How::Rolled(_) | How::Crashed => JournalFile::freeze(path, cache_bytes, on_repair),
         })?;
-        check_header(&file, &tally.header)?;
+        file.check_header(&tally.header)?;
         let segment = Self::new(tally, opened_at, file);
-        if let Some(rolled) = rolled {
+        if let How::Rolled(rolled) = how {
             segment.mark_rolled(rolled);
+        }
+        if how != How::Active {
             segment.stand()?;
         }
         Ok(segment)
     }
 
-    /// The same segment, which isn't active any more, with a new handle of its file.
-    pub(super) fn freeze(
-        &self,
-        path: &Path,
-        rolled: RolledRow,
-        cache_bytes: usize,
-    ) -> Result<Self> {
-        let file = redb_call(WHAT, || JournalFile::freeze(path, cache_bytes))?;
-        check_header(&file, &self.tally.header)?;
+    /// The same segment with a new handle of its file, to which nothing is written any more.
+    pub(super) fn freeze(&self, path: &Path, cache_bytes: usize) -> Result<Self> {
+        let file = redb_call(WHAT, || {
+            JournalFile::freeze(path, cache_bytes, Arc::new(|_| {}))
+        })?;
+        file.check_header(&self.tally.header)?;
         let frozen = Self {
             index: Arc::clone(&self.index),
+            rolled: self.rolled.clone(),
             entries: AtomicU64::new(self.entries()),
             entry_bytes: AtomicU64::new(self.entry_bytes()),
             last_sequence: AtomicU64::new(self.last_sequence()),
             ends_at: AtomicU64::new(self.ends_at().0),
             ..Self::new(Arc::clone(&self.tally), self.opened_at, file)
         };
-        frozen.mark_rolled(rolled);
         frozen.stand()?;
         if frozen.entries() > 0 {
             frozen.read(frozen.last_sequence())?;
         }
         Ok(frozen)
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        self.file.is_writable()
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.file.is_frozen()
     }
 
     fn new(tally: Arc<Tally>, opened_at: Timestamp, file: JournalFile) -> Self {
@@ -368,23 +385,6 @@ impl Journal {
     pub(super) fn ends_at(&self) -> Timestamp {
         Timestamp(self.ends_at.load(Ordering::Relaxed))
     }
-}
-
-/// Refuses the file of another segment.
-fn check_header(file: &JournalFile, expected: &SegmentHeader) -> Result<()> {
-    let found = redb_call(WHAT, || {
-        let table = file.begin_read()?.open_table(HEADER)?;
-        let found = table.get(())?.map(|row| row.value().to_vec());
-        Ok(found.unwrap_or_default())
-    })?;
-    let found: SegmentHeader = codec::decode_sealed(&found, "a segment's header")?;
-    if found == *expected {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        "a segment's file is of another store or another segment; restore it from a backup",
-    ))
 }
 
 impl fmt::Debug for Journal {

@@ -6,13 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{
-    Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, TransactionError,
-    WriteTransaction,
+    Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, TableDefinition,
+    TransactionError, WriteTransaction,
 };
 
 use super::disk::{DataFile, data_file, existing_file};
+use super::edge::redb_call;
 use super::frozen_file::FrozenFile;
 use super::growing_file::GrowingFile;
+use super::tally::SegmentHeader;
+use crate::codec;
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) const HEADER: TableDefinition<'_, (), &[u8]> = TableDefinition::new("header");
+pub(super) const WHAT: &str = "a segment";
 
 pub(super) struct JournalFile {
     database: Opened,
@@ -36,31 +43,40 @@ impl JournalFile {
         Self::writable(data_file(file, path)?, cache_bytes, Arc::new(|_| {}))
     }
 
-    /// A rolled segment that was closed cleanly is opened read-only, which writes nothing. Everything else
-    /// is repaired first if it has to be.
+    /// Opens the journal of a segment that was closed cleanly, to write to it.
     pub(super) fn open(
         path: &Path,
-        is_rolled: bool,
         cache_bytes: usize,
         on_repair: OnRepair,
     ) -> Result<Self, redb::Error> {
-        if is_rolled {
-            match Database::builder()
-                .set_cache_size(cache_bytes)
-                .open_read_only_with_backend(data_file(File::open(path)?, path)?)
-            {
-                Ok(database) => return Self::unchanging(Opened::ReadOnly(database), path),
-                Err(DatabaseError::RepairAborted) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
         Self::writable(existing_file(path)?, cache_bytes, on_repair)
     }
 
+    /// Opens the journal of a segment that was rolled, as far as that was ended cleanly.
+    pub(super) fn open_rolled(
+        path: &Path,
+        cache_bytes: usize,
+        on_repair: OnRepair,
+    ) -> Result<Self, redb::Error> {
+        let opened = Database::builder()
+            .set_cache_size(cache_bytes)
+            .open_read_only_with_backend(data_file(File::open(path)?, path)?);
+        match opened {
+            Ok(database) => Self::unchanging(Opened::ReadOnly(database), path),
+            Err(DatabaseError::RepairAborted) => Self::freeze(path, cache_bytes, on_repair),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Opens a file that nothing is written to, though it may have to be repaired to be read.
-    pub(super) fn freeze(path: &Path, cache_bytes: usize) -> Result<Self, redb::Error> {
+    pub(super) fn freeze(
+        path: &Path,
+        cache_bytes: usize,
+        on_repair: OnRepair,
+    ) -> Result<Self, redb::Error> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
+            .set_repair_callback(move |repair| on_repair(thousandths(repair.progress())))
             .create_with_backend(FrozenFile::open(path)?)?;
         Self::unchanging(Opened::Frozen(database), path)
     }
@@ -91,6 +107,11 @@ impl JournalFile {
         matches!(&self.database, Opened::Writable(_))
     }
 
+    /// Whether nothing can be written, because what is there isn't for sure on the disk.
+    pub(super) fn is_frozen(&self) -> bool {
+        matches!(&self.database, Opened::Frozen(_))
+    }
+
     pub(super) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
         match &self.database {
             Opened::Writable(database) => Ok(database.begin_write()?),
@@ -113,6 +134,23 @@ impl JournalFile {
             Opened::ReadOnly(database) => database.cache_stats(),
         };
         stats.used_bytes() as u64
+    }
+
+    /// Refuses the file of another segment.
+    pub(super) fn check_header(&self, expected: &SegmentHeader) -> Result<()> {
+        let found = redb_call(WHAT, || {
+            let table = self.begin_read()?.open_table(HEADER)?;
+            let found = table.get(())?.map(|row| row.value().to_vec());
+            Ok(found.unwrap_or_default())
+        })?;
+        let found: SegmentHeader = codec::decode_sealed(&found, "a segment's header")?;
+        if found == *expected {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            "a segment's file is of another store or another segment; restore it from a backup",
+        ))
     }
 
     /// How many bytes of the disk the file takes.

@@ -197,17 +197,22 @@ impl Lanes {
         fence(Ordering::SeqCst);
         if self.is_ended.load(Ordering::SeqCst) {
             self.begins_exit.try_iter().for_each(drop);
-            self.clear();
+            drop(self.take_parked());
         }
     }
 
-    /// Drops every parked begin, so that its caller learns that the writer is gone.
-    pub(super) fn clear(&self) {
-        let asks = std::mem::take(&mut self.parked.lock().asks);
+    /// Every parked begin.
+    pub(super) fn take_parked(&self) -> Vec<Ask> {
+        let mut parked = self.parked.lock();
+        let asks = std::mem::take(&mut parked.asks);
         self.parked_count.store(0, Ordering::Release);
-        for (_, timer) in asks.into_values() {
+        drop(parked);
+        let asks = asks.into_values();
+        asks.map(|(ask, timer)| {
             self.timer.cancel(timer);
-        }
+            ask
+        })
+        .collect()
     }
 
     pub(super) fn queued(&self) -> u64 {

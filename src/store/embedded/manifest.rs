@@ -100,6 +100,16 @@ pub(super) struct SegmentContent {
 }
 
 impl RolledRow {
+    /// Of a segment that ends now, cleanly or not.
+    pub(super) fn ending(now: Timestamp, holds: SegmentContent, is_cut: bool) -> Self {
+        Self {
+            rolled_at_ms: now.0,
+            first_due_ms: 0,
+            holds,
+            is_cut,
+        }
+    }
+
     pub(super) fn first_due(&self) -> Option<Timestamp> {
         (self.first_due_ms > 0).then_some(Timestamp(self.first_due_ms))
     }
@@ -150,11 +160,30 @@ impl ManifestState {
         }
     }
 
-    /// Notes what the last segment holds for good. Gives whether there is one that wasn't rolled yet.
-    pub(super) fn end_last(&mut self, rolled: RolledRow) -> bool {
-        let active = self.segments.last_mut();
-        let active = active.filter(|row| row.rolled.is_none());
-        active.map(|row| row.rolled = Some(rolled)).is_some()
+    /// Notes what the last segment holds for good, unless that was noted.
+    pub(super) fn end_last<'a>(
+        &mut self,
+        rolled: RolledRow,
+        tallies: impl Iterator<Item = &'a Arc<Tally>>,
+    ) {
+        self.time_mark_ms = self.time_mark_ms.max(rolled.rolled_at_ms);
+        // An epoch that began since the last entry is ahead of it.
+        self.last_sequence = self.last_sequence.max(rolled.holds.last_sequence);
+        let active = self.segments.last_mut().filter(|row| row.rolled.is_none());
+        if let Some(active) = active {
+            active.rolled = Some(rolled);
+            self.count(rolled.holds.last_sequence, tallies);
+        }
+    }
+
+    /// Lists a new segment after the last, which has ended. One that ended empty is listed no more.
+    pub(super) fn begin_next(&mut self, header: SegmentHeader, opened_at: Timestamp) {
+        let is_empty =
+            |row: &SegmentRow| row.rolled.is_some_and(|rolled| rolled.holds.entries == 0);
+        if self.segments.last().is_some_and(is_empty) {
+            self.segments.pop();
+        }
+        self.segments.push(SegmentRow::new(header, opened_at));
     }
 
     /// Begins a new epoch: sequences go on far above all that were ever handed out, here or in another

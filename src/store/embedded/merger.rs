@@ -218,7 +218,8 @@ impl Shared {
                 return Ok(None);
             }
             self.pause(PAUSES_FOR * begun.elapsed());
-            // What is rolled meanwhile doesn't wait for the end of this.
+            // What is rolled meanwhile, or has to be opened anew, doesn't wait for the end of this.
+            self.renew_stale()?;
             self.seal_all()?;
         }
     }

@@ -260,7 +260,8 @@ impl Store for Embedded {
     }
 
     fn sweep(&self) -> Result<Swept> {
-        self.shared.sweep().inspect_err(|_| {
+        self.shared.sweep().inspect_err(|error| {
+            self.shared.note_unread(error);
             self.shared.failed_sweeps.fetch_add(1, Ordering::Relaxed);
         })
     }
@@ -301,7 +302,10 @@ impl Store for Embedded {
     }
 
     fn verify(&self, tell: &mut dyn FnMut(Progress)) -> Result<Verification> {
-        self.shared.verify(tell)
+        let found = self.shared.verify(tell);
+        // What couldn't be read may be readable later.
+        self.shared.sealing.wake();
+        found
     }
 
     fn export(&self) -> Chunks {

@@ -10,9 +10,9 @@ use super::Settings;
 use super::cache::ReplayCache;
 use super::edge::redb_call;
 use super::folder::{FileKind, Folder, SegmentFile};
-use super::journal::{JOURNAL, Journal, WHAT};
-use super::journal_file::JournalFile;
-use super::manifest::{Manifest, ManifestState, SegmentRow};
+use super::journal::{JOURNAL, Journal};
+use super::journal_file::{JournalFile, WHAT};
+use super::manifest::{Manifest, ManifestState, RolledRow, SegmentRow};
 use super::scan::Scan;
 use super::tally::{SegmentHeader, Tally};
 use super::view::View;
@@ -71,12 +71,10 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
 
     mark_open(&folder, &mut manifest, scan.last_sequence, settings)?;
     let next_sequence = manifest.state().last_sequence.max(scan.last_sequence) + 1;
-    // A new store has none, and neither has one whose last segment was cut off.
-    let last = scan.set.active();
-    if last.is_none_or(|last| last.rolled().is_some()) {
+    if scan.set.active().is_none_or(|last| !last.is_writable()) {
         let opened_at = timeline.now();
-        let new = new_journal(&folder, &mut manifest, next_sequence, opened_at, settings)?;
-        scan.set.journals.push(new);
+        let active = new_active(&folder, &mut manifest, &mut scan, opened_at, settings)?;
+        scan.set.journals.push(active);
     }
     let active = Arc::clone(scan.set.active().expect("there is at least the first one"));
     let cache = ReplayCache::new(settings.replay_cache_bytes);
@@ -239,7 +237,8 @@ fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -
             // What a listed file has taken the place of goes once that one was opened.
             FileKind::Journal if row.is_some() => continue,
             FileKind::Sealed if row.is_some_and(|row| is_replaced_or_listed(row, file)) => continue,
-            FileKind::Journal if file.id < first => true,
+            // It was swept, or ended empty.
+            FileKind::Journal if file.id < last => true,
             FileKind::Journal => {
                 let path = folder.segment(file);
                 let cache_bytes = settings.budget().writable();
@@ -296,7 +295,7 @@ fn remove_replaced(folder: &Folder, state: &ManifestState) -> Result<()> {
 /// Whether a file is a segment that was made and never written to, or not even made to the end.
 fn is_blank(path: &Path, cache_bytes: usize) -> Result<bool> {
     let holds_something = redb_call(WHAT, || {
-        let file = JournalFile::open(path, false, cache_bytes, Arc::new(|_| {}))?;
+        let file = JournalFile::freeze(path, cache_bytes, Arc::new(|_| {}))?;
         let rows = file.begin_read()?.open_table(JOURNAL)?;
         Ok(rows.len()? > 0)
     });
@@ -322,11 +321,13 @@ fn check_orphan(is_spare: bool) -> Result<()> {
     ))
 }
 
-fn new_journal(
+/// Makes a new active segment: for a new store, and where the last one ended by a crash or an error of the disk. Nothing
+/// is ever appended to that one's file again: what it shows may be bound to what isn't on the disk.
+fn new_active(
     folder: &Folder,
     manifest: &mut Manifest,
-    first_sequence: u64,
-    opened_at: Timestamp,
+    scan: &mut Scan,
+    now: Timestamp,
     settings: &Settings,
 ) -> Result<Arc<Journal>> {
     let state = manifest.state();
@@ -335,11 +336,28 @@ fn new_journal(
         store_id: state.store_id,
         id,
         first_id: id,
-        first_sequence,
+        first_sequence: state.last_sequence.max(scan.last_sequence) + 1,
     };
     let tally = Arc::new(Tally::new(header, 0));
-    let journal = folder.create_journal(tally, opened_at, settings.budget().writable())?;
-    manifest.update(|state| state.segments.push(SegmentRow::new(header, opened_at)))?;
+    let journal = folder.create_journal(tally, now, settings.budget().writable())?;
+    let ended = scan.set.active().cloned();
+    let rolled = ended.as_ref().map(|ended| {
+        let cut = RolledRow::ending(now, ended.content(), true);
+        *ended.rolled().unwrap_or(&cut)
+    });
+    manifest.update(|state| {
+        if let Some(rolled) = rolled {
+            state.end_last(rolled, scan.set.tallies());
+        }
+        state.begin_next(header, now);
+    })?;
+    if let (Some(ended), Some(rolled)) = (ended, rolled) {
+        ended.mark_rolled(rolled);
+        if rolled.holds.entries == 0 {
+            scan.set.journals.pop();
+            Folder::remove_file(&folder.journal(ended.tally.id()))?;
+        }
+    }
     Ok(Arc::new(journal))
 }
 

@@ -19,11 +19,22 @@ use crate::store::interrupted;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// An error's message and those of its causes.
+fn with_causes(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    message
+}
+
 impl Writer {
     /// Everybody who waits gets an error, and nothing changes until [`resume`](Writer::resume) has succeeded.
     pub(super) fn interrupt(&mut self, error: &Error) {
         let shared = &self.shared;
-        shared.condition.interrupt(&error.to_string());
+        shared.condition.interrupt(&with_causes(error));
         self.step(Step::Interrupted);
         for (answer, _) in self.batch.answers.drain(..) {
             answer.send(Err(Error::new(
@@ -35,56 +46,63 @@ impl Writer {
             drop(done.send(Err(interrupted("the disk failed"))));
         }
         self.batch.clear();
-        shared.lanes.clear();
         shared.observer.interrupted();
         self.refuse_queued();
     }
 
     /// Tries to go on until that succeeds. Gives whether it did; not if the store is to stop.
     pub(super) fn resume(&mut self) -> bool {
-        let mut pause = FIRST_PAUSE;
         loop {
-            match self.begin_anew() {
-                Ok(()) => {
-                    self.shared.resumed();
-                    return true;
-                }
-                Err(error) => self.shared.condition.interrupt(&error.to_string()),
+            self.refuse_for(self.pause);
+            let result = self.begin_anew();
+            // Until a commit succeeds.
+            self.pause = (2 * self.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            if result.is_ok() {
+                self.shared.resumed();
+                return true;
             }
-            self.refuse_for(pause);
             if self.is_stopping {
                 return false;
             }
-            pause = LONGEST_PAUSE.min(2 * pause);
         }
     }
 
     /// Cuts the active segment off after the last entry that is surely in it, and makes a new one.
     fn begin_anew(&mut self) -> Result<()> {
+        self.freeze_active()?;
         let shared = Arc::clone(&self.shared);
         let now = shared.timeline.now();
-        let holds = self.active.content();
+        let cut = RolledRow::ending(now, self.active.content(), true);
         // Noted first, in case there is no room for a new segment and the process ends.
         shared.with_manifest(|manifest| {
             manifest.settle()?;
-            let is_noted = manifest.state().segments.last();
-            if is_noted.is_some_and(|row| row.rolled.is_some()) {
+            let last = manifest.state().segments.last();
+            if last.is_some_and(|row| row.rolled.is_some()) {
                 return Ok(());
             }
-            shared.note_cut(manifest, holds, shared.view.segments().tallies())
+            manifest.update(|state| state.end_last(cut, shared.view.segments().tallies()))
         })?;
-        let rolled = RolledRow {
-            rolled_at_ms: now.0,
-            first_due_ms: 0,
-            holds,
-            is_cut: true,
-        };
-        let path = shared.folder.journal(self.active.tally.id());
-        let cache_bytes = shared.budget.writable();
-        let frozen = self.active.freeze(&path, rolled, cache_bytes)?;
         let journal = self.next_journal(now)?;
         self.step(Step::Resuming);
-        self.go_on_in(journal, &Arc::new(frozen), rolled)
+        self.go_on_in(journal, cut)
+    }
+
+    /// Opens the active segment's file anew, to read it only: what was acknowledged can be answered again from then on.
+    fn freeze_active(&mut self) -> Result<()> {
+        if self.active.is_frozen() && !self.active.is_stale() {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        let path = shared.folder.journal(self.active.tally.id());
+        let frozen = self.active.freeze(&path, shared.budget.writable())?;
+        let frozen = Arc::new(frozen);
+        shared.replace(|segments| {
+            segments.journals.pop();
+            segments.journals.push(Arc::clone(&frozen));
+            true
+        })?;
+        self.active = frozen;
+        Ok(())
     }
 
     /// Answers with an error whatever comes up, for some time or until the store is to stop.
@@ -101,6 +119,9 @@ impl Writer {
     fn refuse_queued(&mut self) {
         while let Some(job) = self.exits.try_next() {
             self.refuse(job);
+        }
+        for ask in self.shared.lanes.take_parked() {
+            self.refuse(Job::Ask(ask));
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Settings;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
-use super::journal::Journal;
+use super::journal::{How, Journal};
 use super::manifest::{ManifestState, SegmentRow};
 use super::sealed::Sealed;
 use super::set::SegmentSet;
@@ -15,6 +15,7 @@ use super::view::{Attempt, View};
 use crate::clock::Timestamp;
 use crate::codec::{self, JournalEntry, Outline, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
 use crate::progress::Stage;
 use crate::record::Record;
@@ -107,7 +108,12 @@ impl Scan {
             &folder.journal(row.id),
             tally,
             Timestamp(row.opened_at_ms),
-            row.rolled,
+            match (row.rolled, state.closed_with) {
+                (Some(rolled), _) => How::Rolled(rolled),
+                (None, Some(_)) => How::Active,
+                (None, None) if mutant::is_on(Mutant::AppendsAfterCrash) => How::Active,
+                (None, None) => How::Crashed,
+            },
             settings.budget().writable(),
             Arc::new(move |thousandths| progress.tell(Stage::Repairing, thousandths, 1_000)),
         )?);

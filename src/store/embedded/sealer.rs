@@ -28,8 +28,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
 use crate::observe::Begun;
 
-/// How long the sealer waits after a failure, unless another segment is rolled before.
-const RETRY: Duration = Duration::from_secs(30);
+/// How long the sealer rests after a failure: at first, and after many.
+const LEAST_REST: Duration = Duration::from_millis(50);
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;
 /// How long the sealer lets others have the processor and the disk, as a multiple of the time it worked.
@@ -94,6 +95,7 @@ impl Shared {
     /// The sealer's thread, from start to end.
     pub(super) fn seal_until_stopped(&self, woken: &Receiver<()>) {
         // What a former process has rolled comes first.
+        let mut rest = LEAST_REST;
         loop {
             self.sealing.is_at_work.store(true, Ordering::Relaxed);
             // A panic is a failure like others: what it left is removed by the next try.
@@ -111,14 +113,31 @@ impl Shared {
             if self.sealing.check().is_err() || self.condition.check_readable().is_err() {
                 return;
             }
-            let next = if result.is_ok() {
-                woken.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            let is_stopped = if result.is_ok() {
+                rest = LEAST_REST;
+                woken.recv().is_err()
             } else {
                 self.sealing.failures.fetch_add(1, Ordering::Relaxed);
-                woken.recv_timeout(RETRY)
+                let is_stopped = self.rest(woken, rest);
+                rest = LONGEST_REST.min(2 * rest);
+                is_stopped
             };
-            if next == Err(RecvTimeoutError::Disconnected) {
+            if is_stopped {
                 return;
+            }
+        }
+    }
+
+    /// After a failure: for so long only what has to be opened anew is, whenever somebody found it so. Gives whether the
+    /// thread is to stop.
+    fn rest(&self, woken: &Receiver<()>, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            match woken.recv_deadline(until) {
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => return true,
+                // Tried again before long if it fails.
+                Ok(()) => drop(self.renew_stale()),
             }
         }
     }
@@ -218,16 +237,16 @@ impl Shared {
     }
 
     /// Opens those files anew that redb answers nothing from any more, because the system refused a read once.
-    fn renew_stale(&self) -> Result<()> {
+    pub(super) fn renew_stale(&self) -> Result<()> {
         self.share_caches()?;
         let set = self.view.segments();
         for journal in set.journals.iter().filter(|journal| journal.is_stale()) {
-            let Some(rolled) = journal.rolled() else {
+            if journal.rolled().is_none() {
                 self.lanes.job(Job::Renew);
                 continue;
-            };
+            }
             let path = self.folder.journal(journal.tally.id());
-            let frozen = journal.freeze(&path, *rolled, self.budget.writable())?;
+            let frozen = journal.freeze(&path, self.budget.writable())?;
             let frozen = Arc::new(frozen);
             self.replace(|segments| {
                 let listed = segments.journals.iter_mut();
@@ -236,17 +255,6 @@ impl Shared {
             })?;
         }
         Ok(())
-    }
-
-    /// Changes the set of segments, if `change` says that it did.
-    fn replace(&self, change: impl FnOnce(&mut SegmentSet) -> bool) -> Result<()> {
-        self.with_manifest(|_| {
-            let mut segments = SegmentSet::clone(&self.view.segments());
-            if change(&mut segments) {
-                drop(self.view.set_segments(segments));
-            }
-            Ok(())
-        })
     }
 
     /// Opens the sealed segments anew, if their number has made their share of the page caches another.

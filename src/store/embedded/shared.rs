@@ -117,6 +117,18 @@ impl Shared {
     pub(super) fn resumed(&self) {
         self.resumptions.fetch_add(1, Ordering::Relaxed);
         self.condition.resume();
+        self.lanes.unpark();
+    }
+
+    /// Changes the set of segments, if `change` says that it did.
+    pub(super) fn replace(&self, change: impl FnOnce(&mut SegmentSet) -> bool) -> Result<()> {
+        self.with_manifest(|_| {
+            let mut segments = SegmentSet::clone(&self.view.segments());
+            if change(&mut segments) {
+                drop(self.view.set_segments(segments));
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn with_manifest<T>(
@@ -151,7 +163,8 @@ impl Shared {
             }
             (_, Some(holds)) => {
                 // Why it failed is what the caller is told.
-                drop(self.note_cut(&mut manifest, holds, tallies.iter()));
+                let cut = RolledRow::ending(self.timeline.now(), holds, true);
+                drop(manifest.update(|state| state.end_last(cut, tallies.iter())));
                 result
             }
             (_, None) => result,
@@ -159,29 +172,6 @@ impl Shared {
         result = result.and(manifest.close());
         self.folder.unlock();
         result
-    }
-
-    /// Notes that the active segment holds no more than this, whatever its file shows.
-    pub(super) fn note_cut<'a>(
-        &self,
-        manifest: &mut Manifest,
-        holds: SegmentContent,
-        tallies: impl Iterator<Item = &'a Arc<Tally>>,
-    ) -> Result<()> {
-        let now = self.timeline.now();
-        manifest.update(|state| {
-            state.time_mark_ms = state.time_mark_ms.max(now.0);
-            state.last_sequence = state.last_sequence.max(holds.last_sequence);
-            let is_active = state.end_last(RolledRow {
-                rolled_at_ms: now.0,
-                first_due_ms: 0,
-                holds,
-                is_cut: true,
-            });
-            if is_active {
-                state.count(holds.last_sequence, tallies);
-            }
-        })
     }
 
     /// Notes what the segments hold, so that the next open can tell if it is all there, and needn't read

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::batch::Batch;
 use super::disk::Step;
+use super::folder::Folder;
 use super::journal::Journal;
 use super::lanes::{Ask, Carried, Done, Exits, Job};
-use super::manifest::{Manifest, RolledRow, SegmentRow};
+use super::manifest::{Manifest, RolledRow};
 use super::set::SegmentSet;
 use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
@@ -43,6 +44,8 @@ pub(super) struct Writer {
     pub(super) batch: Batch,
     pub(super) is_stopping: bool,
     next_roll: Timestamp,
+    /// How long the writer waits before it tries to go on after an error: not at all, unless the last tries were in vain.
+    pub(super) pause: Duration,
 }
 
 impl Writer {
@@ -60,6 +63,7 @@ impl Writer {
             batch: Batch::default(),
             is_stopping: false,
             next_roll: Timestamp(0),
+            pause: Duration::ZERO,
         }
     }
 
@@ -198,10 +202,11 @@ impl Writer {
 
     /// Whether neither this batch nor an earlier one has superseded an entry.
     fn is_newest(&self, digest: &Digest, sequence: u64) -> Result<bool> {
-        match self.batch.current(digest) {
-            Some(_) => Ok(false),
-            None => self.shared.view.is_newest(digest, sequence),
+        if self.batch.current(digest).is_some() {
+            return Ok(false);
         }
+        let is_newest = self.shared.view.is_newest(digest, sequence);
+        is_newest.inspect_err(|error| self.shared.note_unread(error))
     }
 
     fn tidy(&mut self, done: Done) {
@@ -232,6 +237,7 @@ impl Writer {
             meters.committed(begun, entries, || self.shared.lanes.queued());
             self.publish();
             self.step(Step::Published);
+            self.pause = Duration::ZERO;
         }
         self.answer();
         Ok(())
@@ -305,14 +311,8 @@ impl Writer {
         };
         self.step(Step::Rolling);
         self.active.finish()?;
-        let rolled = RolledRow {
-            rolled_at_ms: now.0,
-            first_due_ms: 0,
-            holds: self.active.content(),
-            is_cut: false,
-        };
-        let ended = Arc::clone(&self.active);
-        self.go_on_in(journal, &ended, rolled)
+        let rolled = RolledRow::ending(now, self.active.content(), false);
+        self.go_on_in(journal, rolled)
     }
 
     /// An empty journal after the active one, that nothing refers to yet.
@@ -332,37 +332,33 @@ impl Writer {
         shared.folder.create_journal(tally, now, cache_bytes)
     }
 
-    /// Lists a new journal after the one that has ended, and goes on in it.
-    pub(super) fn go_on_in(
-        &mut self,
-        new: Journal,
-        ended: &Arc<Journal>,
-        rolled: RolledRow,
-    ) -> Result<()> {
+    /// Lists a new journal after the active one, which ends, and goes on in it.
+    pub(super) fn go_on_in(&mut self, new: Journal, rolled: RolledRow) -> Result<()> {
         let shared = &self.shared;
-        let new = Arc::new(new);
+        let (new, ended) = (Arc::new(new), Arc::clone(&self.active));
+        let is_empty = rolled.holds.entries == 0;
+        ended.mark_rolled(rolled);
         shared.with_manifest(|manifest| {
-            ended.mark_rolled(rolled);
             let mut segments = SegmentSet::clone(&shared.view.segments());
-            segments.journals.pop();
-            segments
-                .journals
-                .extend([Arc::clone(ended), Arc::clone(&new)]);
+            if is_empty {
+                segments.journals.pop();
+            }
+            segments.journals.push(Arc::clone(&new));
             manifest.update(|state| {
-                state.time_mark_ms = state.time_mark_ms.max(rolled.rolled_at_ms);
-                // An epoch that began since the last entry is ahead of it.
-                state.last_sequence = state.last_sequence.max(rolled.holds.last_sequence);
-                if state.end_last(rolled) {
-                    state.count(rolled.holds.last_sequence, segments.tallies());
-                }
-                let row = SegmentRow::new(new.tally.header, new.opened_at);
-                state.segments.push(row);
+                state.end_last(rolled, segments.tallies());
+                state.begin_next(new.tally.header, new.opened_at);
             })?;
             drop(shared.view.set_segments(segments));
             Ok(())
         })?;
         self.active = new;
         self.step(Step::RollListed);
+        if is_empty {
+            // If this fails, the file is an orphan, and the next open removes it.
+            drop(Folder::remove_file(
+                &self.shared.folder.journal(ended.tally.id()),
+            ));
+        }
         self.shared.sealing.wake();
         Ok(())
     }
