@@ -163,8 +163,8 @@ impl Engine {
     /// # Errors
     ///
     /// [`ErrorKind::Io`] or [`ErrorKind::Corrupt`] if a file couldn't be closed cleanly. Everything that
-    /// was acknowledged is on the disk all the same; the next open writes the newest segment anew before it
-    /// answers from it.
+    /// was acknowledged is on the disk all the same; the next open reads the newest segment from there, and goes on in
+    /// a new one.
     pub fn close(self) -> Result<()> {
         self.core.shut_down()
     }

@@ -6,6 +6,11 @@ use std::process::{Command, Output};
 /// Each defect, tests that catch it, and what these say then: some are caught by a cut, others in the life before.
 const MUTANTS: [(&str, &str, &str); 10] = [
     ("AnswerFirst", "power_cuts::a_cut_at_every_call", "panicked"),
+    (
+        "AppendsAfterCrash",
+        "io_faults::a_restart",
+        "cut after call",
+    ),
     ("BelievesFailedSync", "io_faults::any_one_call", "panicked"),
     (
         "NoFileSync",
