@@ -1,5 +1,7 @@
 //! The public shape, used as the README shows it.
 
+use std::fmt::Write;
+
 use onceward::{
     Engine, EntryState, ErrorKind, Fingerprint, Key, OnAbandon, Outcome, Reply, Resolution,
     RunError, Terms,
@@ -298,6 +300,23 @@ fn nothing_secret_shows_in_debug_output_or_errors() {
     let error = guard
         .complete(Reply::new(200, "canary").with_header("canary", "canary"))
         .unwrap_err();
-    let shown = format!("{error:?} {error}");
+    let mut shown = format!("{error:?} {error}");
+    let other = engine.begin(&name, &Fingerprint::of("another canary"));
+    let entry = engine.lookup(&name).unwrap().unwrap();
+    write!(shown, "{other:?} {entry:?} {:?}", engine.held().unwrap()).unwrap();
+    let reply = Reply::new(200, vec![b'c'; 2 << 20]).with_header("canary", "canary");
+    write!(shown, "{reply:?} {:?}", Resolution::Complete(reply.clone())).unwrap();
+    let resolved = engine.resolve(&name, Resolution::Complete(reply));
+    write!(shown, "{:?}", resolved.unwrap_err()).unwrap();
+    for (scope, key) in [
+        ("canary\n", "canary"),
+        ("canary", "canary\0"),
+        ("", "canary"),
+    ] {
+        write!(shown, "{:?}", Key::new(scope, key).unwrap_err()).unwrap();
+    }
+    let chunks: Vec<_> = engine.export().collect();
+    write!(shown, "{chunks:?}").unwrap();
     assert!(!shown.contains("canary"), "{shown}");
+    assert!(shown.contains("ReplyTooLarge") && shown.contains("InvalidKey"));
 }
