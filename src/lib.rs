@@ -132,6 +132,8 @@ mod mutant;
 mod observe;
 mod outcome;
 mod progress;
+#[cfg(test)]
+mod protocol_model;
 mod record;
 mod reply;
 mod secret;
