@@ -17,6 +17,7 @@ mod flood;
 mod http;
 mod layering;
 mod limits;
+mod linearizability;
 mod merging;
 mod model;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
