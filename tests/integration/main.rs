@@ -11,6 +11,7 @@ mod bad_input;
 mod crash;
 #[cfg(feature = "encryption")]
 mod encryption;
+mod damage;
 mod failing_disk;
 mod flood;
 #[cfg(all(feature = "axum", feature = "actix"))]
