@@ -27,5 +27,6 @@ mod race;
 mod reopen;
 mod sealing;
 mod support;
+mod suspended;
 mod time;
 mod waiting;

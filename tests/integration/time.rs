@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use onceward::{Clock, Engine, Guard, Outcome, Reply};
+use onceward::{Clock, Engine, EntryState, Guard, Outcome, Reply};
 
 use crate::support::{
     Bench, JUST_UNDER_LEASE, JUST_UNDER_RETENTION, LEASE, MS, RETENTION, completed, granted,
@@ -11,6 +11,7 @@ use crate::support::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Abandons a guard in some way; gives the engine to go on with.
 type Abandon = fn(&Bench, Engine, Guard) -> Engine;
@@ -213,4 +214,152 @@ fn a_clock_before_1970_does_no_harm() {
     };
     guard.complete(Reply::new(200, "")).unwrap();
     replayed(&engine, "key");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_far_while_running_ends_nothing_and_wakes_nobody() {
+    let bench = Bench::new();
+    let builder = bench.builder().segment_entries(2);
+    let engine = builder.open(bench.path()).unwrap();
+    completed(&engine, "done", "body");
+    let mut renewed = granted(&engine, "renewed");
+    drop(granted(&engine, "key"));
+    let waiter = {
+        let engine = engine.clone();
+        let patience = RETENTION;
+        std::thread::spawn(move || engine.begin_or_wait(&key("key"), &request(), patience))
+    };
+    crate::support::eventually(|| engine.stats().waiters == 1);
+    let wall = bench.clock.wall();
+    let jumps = [SystemTime::UNIX_EPOCH, wall + 10 * YEAR, wall];
+    for (number, jump) in jumps.into_iter().enumerate() {
+        bench.clock.set_wall(jump);
+        bench.clock.advance(MS);
+        let entry = engine.lookup(&key("done")).unwrap().unwrap();
+        let EntryState::Completed { expires_at, .. } = entry.state else {
+            panic!("{entry:?}");
+        };
+        assert_eq!(expires_at, wall + RETENTION);
+        renewed.renew().unwrap();
+        let passed = MS * u32::try_from(number + 1).unwrap();
+        assert_eq!(renewed.lease_until(), wall + passed + LEASE);
+        assert_eq!(engine.sweep().unwrap().segments, 0);
+        assert_eq!(
+            (engine.stats().waiters, engine.stats().clock_step),
+            (1, None)
+        );
+    }
+    bench.clock.advance(JUST_UNDER_LEASE - 3 * MS);
+    assert_eq!(engine.stats().waiters, 1);
+    bench.clock.advance(MS);
+    let Outcome::Proceed(guard) = waiter.join().unwrap().unwrap() else {
+        panic!("the lease is over");
+    };
+    assert_eq!(
+        (guard.attempt(), guard.lease_until()),
+        (2, wall + 2 * LEASE)
+    );
+    bench.clock.advance(JUST_UNDER_RETENTION - LEASE);
+    replayed(&engine, "done");
+    bench.clock.advance(MS);
+    assert_eq!(engine.lookup(&key("done")).unwrap(), None);
+}
+
+#[test]
+fn a_clock_set_back_to_1970_across_a_restart_gives_nothing_away_and_ends_no_later_than_the_record()
+{
+    let bench = Bench::new();
+    let engine = bench.open();
+    completed(&engine, "done", "body");
+    bench.clock.advance(HOUR);
+    let before = granted(&engine, "key");
+    let (token, lease_until) = (before.token(), before.lease_until());
+    drop(before);
+    engine.close().unwrap();
+    bench.clock.set_wall(SystemTime::UNIX_EPOCH);
+    let engine = bench.open();
+    assert_eq!(engine.stats().clock_step, None);
+    replayed(&engine, "done");
+    assert_eq!(in_flight(&engine, "key").lease_left(), LEASE);
+    bench.clock.advance(JUST_UNDER_LEASE);
+    in_flight(&engine, "key");
+    bench.clock.advance(MS);
+    let after = granted(&engine, "key");
+    assert!(after.token() > token && after.attempt() == 2);
+    assert_eq!(after.lease_until(), lease_until + LEASE);
+    // 55 years of a wrong clock prolong nothing: the retention goes on from the newest time on record.
+    bench.clock.advance(RETENTION - HOUR - LEASE);
+    assert_eq!(engine.lookup(&key("done")).unwrap(), None);
+}
+
+#[test]
+fn ten_years_forward_across_a_restart_are_believed_and_cannot_be_taken_back() {
+    let bench = Bench::new();
+    let builder = bench.builder().segment_entries(2).sweep_interval(HOUR);
+    let open = || builder.clone().open(bench.path()).unwrap();
+    let engine = open();
+    completed(&engine, "done", "body");
+    drop(granted(&engine, "key"));
+    engine.close().unwrap();
+    let wall = bench.clock.wall();
+    bench.clock.set_wall(wall + 10 * YEAR);
+    let engine = open();
+    assert_eq!(engine.stats().clock_step, Some(10 * YEAR));
+    // Over by the clock, though not swept: it may be a mistake.
+    assert_eq!(engine.lookup(&key("done")).unwrap(), None);
+    assert_eq!(engine.sweep().unwrap().segments, 0);
+    assert_eq!(granted(&engine, "key").attempt(), 1);
+    completed(&engine, "later", "body");
+    engine.close().unwrap();
+    // The mistake is mended. What was granted and answered meanwhile stands, and time goes on from there.
+    bench.clock.set_wall(wall);
+    let engine = open();
+    assert_eq!(engine.stats().clock_step, None);
+    assert_eq!(in_flight(&engine, "key").lease_left(), LEASE);
+    replayed(&engine, "later");
+    assert_eq!(engine.lookup(&key("done")).unwrap(), None);
+    bench.clock.advance(LEASE);
+    let again = granted(&engine, "key");
+    assert_eq!(again.attempt(), 2);
+    assert_eq!(again.lease_until(), wall + 10 * YEAR + 2 * LEASE);
+    bench.clock.advance(RETENTION - LEASE);
+    assert_eq!(engine.lookup(&key("later")).unwrap(), None);
+}
+
+/// A clock that any start may find anywhere, with little time passing in between.
+#[test]
+fn whatever_the_wall_clock_says_at_each_start_time_goes_on_and_no_lease_is_shortened() {
+    let bench = Bench::new();
+    let mut wall = bench.clock.wall();
+    let start = wall;
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for (round, offset) in [0, -20_000, 1, -3, 3_650, -20_000, 0, 3_651, 40_i64]
+        .into_iter()
+        .enumerate()
+    {
+        let days = DAY * u32::try_from(offset.abs()).unwrap();
+        let said = if offset < 0 {
+            start - days
+        } else {
+            start + days
+        };
+        bench.clock.set_wall(said);
+        let is_forward = said > wall;
+        let engine = bench.open();
+        if round > 0 {
+            // The one of the round before had half of its lease left.
+            let name = (round - 1).to_string();
+            if is_forward {
+                drop(granted(&engine, &name));
+            } else {
+                assert_eq!(in_flight(&engine, &name).lease_left(), LEASE / 2);
+            }
+        }
+        let guard = granted(&engine, &round.to_string());
+        assert!(guard.lease_until() >= newest + LEASE / 2, "{offset} days");
+        newest = guard.lease_until();
+        wall = newest - LEASE / 2;
+        bench.clock.advance(LEASE / 2);
+        engine.close().unwrap();
+    }
 }
