@@ -84,3 +84,24 @@ impl Tally {
         merged.fold(own, i64::saturating_add)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_a_segment_that_is_gone_is_not_counted_off() {
+        let header = SegmentHeader {
+            store_id: [1; 16],
+            id: 1,
+            first_id: 1,
+            first_sequence: 1,
+        };
+        let tally = Tally::new(header, 2);
+        assert!(tally.subtract());
+        assert_eq!(tally.take(), 1);
+        // As whoever publishes with the set of segments from before does.
+        assert!(!tally.subtract());
+        assert_eq!(tally.take(), 0);
+    }
+}
