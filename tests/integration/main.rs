@@ -9,9 +9,9 @@ mod api;
 mod async_forms;
 mod bad_input;
 mod crash;
+mod damage;
 #[cfg(feature = "encryption")]
 mod encryption;
-mod damage;
 mod failing_disk;
 mod flood;
 #[cfg(all(feature = "axum", feature = "actix"))]
