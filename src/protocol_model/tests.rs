@@ -43,7 +43,6 @@ const LONG: Protocol = Protocol {
 const LONG_WITH_THREE_CALLERS: Protocol = Protocol {
     callers: 3,
     tokens: 3,
-    horizon: 5,
     ..SMALL
 };
 
