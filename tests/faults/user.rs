@@ -164,6 +164,10 @@ impl<'a> User<'a> {
             "{outcome:?}, but the key is {before:?}"
         );
         let Outcome::Proceed(guard) = outcome else {
+            // Until the store goes on in a new segment, a call that failed may still take effect by a power cut.
+            if !self.engine.health().is_ready() {
+                return;
+            }
             let left = before
                 .into_iter()
                 .filter(|state| state.allows(&outcome, now));

@@ -1,5 +1,6 @@
 //! The edge to redb: its panics and its errors end here.
 
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,6 +44,35 @@ impl Edge {
 
     pub(super) fn is_stale(&self) -> bool {
         self.is_stale.load(Ordering::Relaxed)
+    }
+}
+
+/// A database that may be dropped anywhere: redb may panic at that, too, on a damaged file.
+pub(super) struct Owned<T>(Option<T>);
+
+impl<T> Owned<T> {
+    pub(super) fn new(database: T) -> Self {
+        Self(Some(database))
+    }
+
+    pub(super) fn into_inner(mut self) -> T {
+        self.0.take().expect("it is taken once")
+    }
+}
+
+impl<T> Deref for Owned<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is there until it is taken")
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        // What the drop would have written isn't needed; a close says what stood in its way.
+        let _panicked = catch_unwind(AssertUnwindSafe(|| drop(database)));
     }
 }
 

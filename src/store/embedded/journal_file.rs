@@ -11,7 +11,7 @@ use redb::{
 };
 
 use super::disk::{DataFile, data_file, existing_file};
-use super::edge::redb_call;
+use super::edge::{Owned, redb_call};
 use super::frozen_file::FrozenFile;
 use super::growing_file::GrowingFile;
 use super::tally::SegmentHeader;
@@ -28,10 +28,10 @@ pub(super) struct JournalFile {
 }
 
 enum Opened {
-    Writable(Database),
-    ReadOnly(ReadOnlyDatabase),
+    Writable(Owned<Database>),
+    ReadOnly(Owned<ReadOnlyDatabase>),
     /// As it is on the disk; nothing is written there.
-    Frozen(Database),
+    Frozen(Owned<Database>),
 }
 
 /// Is told how many thousandths of a repair are done.
@@ -62,7 +62,7 @@ impl JournalFile {
             .set_cache_size(cache_bytes)
             .open_read_only_with_backend(data_file(File::open(path)?, path)?);
         match opened {
-            Ok(database) => Self::unchanging(Opened::ReadOnly(database), path),
+            Ok(database) => Self::unchanging(Opened::ReadOnly(Owned::new(database)), path),
             Err(DatabaseError::RepairAborted) => Self::freeze(path, cache_bytes, on_repair),
             Err(error) => Err(error.into()),
         }
@@ -78,7 +78,7 @@ impl JournalFile {
             .set_cache_size(cache_bytes)
             .set_repair_callback(move |repair| on_repair(thousandths(repair.progress())))
             .create_with_backend(FrozenFile::open(path)?)?;
-        Self::unchanging(Opened::Frozen(database), path)
+        Self::unchanging(Opened::Frozen(Owned::new(database)), path)
     }
 
     fn unchanging(database: Opened, path: &Path) -> Result<Self, redb::Error> {
@@ -98,7 +98,7 @@ impl JournalFile {
             .set_repair_callback(move |repair| on_repair(thousandths(repair.progress())))
             .create_with_backend(growing)?;
         Ok(Self {
-            database: Opened::Writable(database),
+            database: Opened::Writable(Owned::new(database)),
             taken,
         })
     }
@@ -160,8 +160,10 @@ impl JournalFile {
 
     pub(super) fn close(self) -> Result<(), redb::Error> {
         match self.database {
-            Opened::Writable(database) | Opened::Frozen(database) => Ok(database.close()?),
-            Opened::ReadOnly(database) => Ok(database.close()?),
+            Opened::Writable(database) | Opened::Frozen(database) => {
+                Ok(database.into_inner().close()?)
+            }
+            Opened::ReadOnly(database) => Ok(database.into_inner().close()?),
         }
     }
 }

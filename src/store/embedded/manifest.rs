@@ -11,7 +11,7 @@ use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{data_file, existing_file};
-use super::edge::redb_call;
+use super::edge::{Owned, redb_call};
 use super::folder::Folder;
 use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
@@ -32,7 +32,7 @@ const EPOCH_BITS: u32 = 20;
 /// The manifest's file, and what it says.
 pub(super) struct Manifest {
     folder: Arc<Folder>,
-    file: Database,
+    file: Owned<Database>,
     state: ManifestState,
     /// Whether the last change failed, or may have: what is on the disk then isn't known.
     is_unsure: bool,
@@ -226,6 +226,7 @@ impl Manifest {
             let file = Database::builder()
                 .set_cache_size(CACHE_BYTES)
                 .create_with_backend(existing_file(&folder.manifest())?)?;
+            let file = Owned::new(file);
             let table = file.begin_read()?.open_table(TABLE)?;
             let row = |name| -> Result<Option<Vec<u8>>, redb::Error> {
                 Ok(table.get(name)?.map(|row| row.value().to_vec()))
@@ -302,7 +303,7 @@ impl Manifest {
     }
 
     pub(super) fn close(self) -> Result<()> {
-        redb_call(WHAT, || Ok(self.file.close()?))
+        redb_call(WHAT, || Ok(self.file.into_inner().close()?))
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::blob::{self, Run};
 use super::block::{self, Begun, Block};
 use super::disk::data_file;
-use super::edge::{Edge, io_error, redb_call};
+use super::edge::{Edge, Owned, io_error, redb_call};
 use super::filter::Filter;
 use super::journal_file::taken_by;
 use super::manifest::{RolledRow, SegmentContent};
@@ -57,7 +57,7 @@ pub(super) struct Sealed {
     fences: Arc<[u64]>,
     blocks: ReadOnlyTable<u64, &'static [u8]>,
     runs: ReadOnlyTable<u64, &'static [u8]>,
-    file: ReadOnlyDatabase,
+    file: Owned<ReadOnlyDatabase>,
     cache_bytes: usize,
     disk_bytes: u64,
     edge: Edge,
@@ -311,13 +311,13 @@ impl Sealed {
     /// Closes the file and reports what stands in the way of that.
     pub(super) fn close(self) -> Result<()> {
         drop((self.blocks, self.runs));
-        redb_call(WHAT, || Ok(self.file.close()?))
+        redb_call(WHAT, || Ok(self.file.into_inner().close()?))
     }
 }
 
 /// What there is in a sealed segment's file.
 struct Opened {
-    file: ReadOnlyDatabase,
+    file: Owned<ReadOnlyDatabase>,
     header: Vec<u8>,
     blocks: ReadOnlyTable<u64, &'static [u8]>,
     runs: ReadOnlyTable<u64, &'static [u8]>,
@@ -335,7 +335,7 @@ impl Opened {
             let blocks = transaction.open_table(BLOCKS)?;
             let runs = transaction.open_table(RUNS)?;
             Ok(Self {
-                file,
+                file: Owned::new(file),
                 header,
                 blocks,
                 runs,

@@ -8,7 +8,7 @@ use redb::Database;
 use super::blob::{self, Run};
 use super::block::{self, Packed, Packer};
 use super::disk::data_file;
-use super::edge::redb_call;
+use super::edge::{Owned, redb_call};
 use super::filter::Filter;
 use super::folder::Folder;
 use super::manifest::SegmentContent;
@@ -24,7 +24,7 @@ const COMMIT_BYTES: usize = 4 << 20;
 
 /// Writes a sealed segment. Until [`finish`](SealedWriter::finish) has returned, the file is worth nothing.
 pub(super) struct SealedWriter {
-    file: Database,
+    file: Owned<Database>,
     packer: Packer,
     filter: Filter,
     fences: Vec<u64>,
@@ -39,9 +39,10 @@ impl SealedWriter {
     pub(super) fn create(path: &Path, keys: usize, cache_bytes: usize) -> Result<Self> {
         let file = Folder::create_file(path)?;
         let file = redb_call(WHAT, || {
-            Ok(Database::builder()
+            let database = Database::builder()
                 .set_cache_size(cache_bytes)
-                .create_with_backend(data_file(file, path)?)?)
+                .create_with_backend(data_file(file, path)?)?;
+            Ok(Owned::new(database))
         })?;
         Ok(Self {
             file,
@@ -136,7 +137,7 @@ impl SealedWriter {
             }
             transaction.commit()?;
             // Trims the file, too.
-            self.file.close()?;
+            self.file.into_inner().close()?;
             Ok(())
         })
     }

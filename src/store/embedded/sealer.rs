@@ -21,7 +21,7 @@ use super::lanes::Job;
 use super::manifest::Manifest;
 use super::sealed::{Sealed, SealedAttempt};
 use super::sealed_writer::SealedWriter;
-use super::set::SegmentSet;
+use super::set::{Segment, SegmentSet};
 use super::shared::Shared;
 use crate::codec::{self, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
@@ -268,7 +268,18 @@ impl Shared {
             }
             self.sealing.check()?;
             let path = self.folder.sealed(&sealed.tally.header);
-            let reopened = Arc::new(sealed.reopen(&path, share)?);
+            let reopened = match sealed.reopen(&path, share) {
+                // It was swept meanwhile.
+                Err(_)
+                    if !self
+                        .view
+                        .segments()
+                        .contains(&Segment::Sealed(Arc::clone(sealed))) =>
+                {
+                    continue;
+                }
+                reopened => Arc::new(reopened?),
+            };
             self.replace(|segments| {
                 let listed = segments.sealed.iter_mut();
                 let mut listed = listed.filter(|listed| Arc::ptr_eq(&listed.tally, &sealed.tally));

@@ -61,7 +61,7 @@ impl Tally {
 
     /// Counts one key less, and gives whether it was counted: not in a segment that is gone.
     pub(super) fn subtract(&self) -> bool {
-        let less = |live| (live != GONE).then_some(live - 1);
+        let less = |live| (live != GONE).then(|| live - 1);
         let order = Ordering::Relaxed;
         self.live_keys.fetch_update(order, order, less).is_ok()
     }
