@@ -51,10 +51,10 @@ pub(super) enum WireState<'a> {
     #[serde(borrow)]
     InFlight(WireInFlight<'a>),
     #[serde(borrow)]
-    Completed(WireCompleted<'a>),
+    Completed(WireCompleted<'a, WireReply<'a>>),
     Removed,
     #[serde(borrow)]
-    Encrypted(WireEncrypted<'a>),
+    Encrypted(WireCompleted<'a, WireSealedReply<'a>>),
 }
 
 #[derive(Deserialize)]
@@ -79,33 +79,28 @@ pub(super) struct WireInFlight<'a> {
     pub(super) retention_ms: u64,
 }
 
+/// With the reply as it is, or encrypted.
 #[derive(Serialize, Deserialize)]
-pub(super) struct WireCompleted<'a> {
+#[serde(bound(deserialize = "'de: 'a, R: Deserialize<'de>"))]
+pub(super) struct WireCompleted<'a, R> {
     #[serde(borrow)]
-    pub(super) fingerprint: WireFingerprint<'a>,
-    pub(super) token: u64,
-    pub(super) attempt: u32,
-    pub(super) completed_at_ms: u64,
-    pub(super) expires_at_ms: u64,
-    #[serde(borrow)]
-    pub(super) reply: WireReply<'a>,
+    fingerprint: WireFingerprint<'a>,
+    token: u64,
+    attempt: u32,
+    completed_at_ms: u64,
+    expires_at_ms: u64,
+    reply: R,
 }
 
-/// A [`WireCompleted`] whose reply is encrypted: the same fields up to that.
+/// A reply that is encrypted as a whole.
 #[derive(Serialize, Deserialize)]
-pub(super) struct WireEncrypted<'a> {
+pub(super) struct WireSealedReply<'a> {
+    encrypted_with: u32,
     #[serde(borrow)]
-    pub(super) fingerprint: WireFingerprint<'a>,
-    pub(super) token: u64,
-    pub(super) attempt: u32,
-    pub(super) completed_at_ms: u64,
-    pub(super) expires_at_ms: u64,
-    pub(super) encrypted_with: u32,
-    #[serde(borrow)]
-    pub(super) sealed: Blob<'a>,
+    sealed: Blob<'a>,
 }
 
-/// The beginning of a [`WireCompleted`] or a [`WireEncrypted`].
+/// The beginning of a [`WireCompleted`].
 #[derive(Deserialize)]
 struct WireCompletedHead<'a> {
     #[serde(borrow)]
@@ -219,23 +214,15 @@ impl<'a> WireState<'a> {
                 retention_ms: u64::try_from(record.retention.as_millis()).unwrap_or(u64::MAX),
             }),
             Record::Completed(record) => match record.reply.encrypted_with() {
-                None => Self::Completed(WireCompleted {
-                    fingerprint: wire_fingerprint(&record.fingerprint),
-                    token: record.token,
-                    attempt: record.attempt,
-                    completed_at_ms: record.completed_at.0,
-                    expires_at_ms: record.expires_at.0,
-                    reply: wire_reply(&record.reply),
-                }),
-                Some(encrypted_with) => Self::Encrypted(WireEncrypted {
-                    fingerprint: wire_fingerprint(&record.fingerprint),
-                    token: record.token,
-                    attempt: record.attempt,
-                    completed_at_ms: record.completed_at.0,
-                    expires_at_ms: record.expires_at.0,
-                    encrypted_with,
-                    sealed: Blob(record.reply.body()),
-                }),
+                None => Self::Completed(wire_completed(record, wire_reply(&record.reply))),
+                Some(encrypted_with) => {
+                    let sealed = Blob(record.reply.body());
+                    let reply = WireSealedReply {
+                        encrypted_with,
+                        sealed,
+                    };
+                    Self::Encrypted(wire_completed(record, reply))
+                }
             },
         }
     }
@@ -252,27 +239,41 @@ pub(super) fn entry_state(key: Option<&str>, state: WireState<'_>) -> Result<Ent
             lease_until: Timestamp(wire.lease_until_ms),
             retention: Duration::from_millis(wire.retention_ms),
         }),
-        WireState::Completed(wire) => Record::Completed(CompletedRecord {
-            fingerprint: fingerprint(wire.fingerprint),
-            token: wire.token,
-            attempt: wire.attempt,
-            completed_at: Timestamp(wire.completed_at_ms),
-            expires_at: Timestamp(wire.expires_at_ms),
-            reply: reply(wire.reply)?,
-        }),
-        WireState::Encrypted(wire) => Record::Completed(CompletedRecord {
-            fingerprint: fingerprint(wire.fingerprint),
-            token: wire.token,
-            attempt: wire.attempt,
-            completed_at: Timestamp(wire.completed_at_ms),
-            expires_at: Timestamp(wire.expires_at_ms),
-            reply: Reply::encrypted(wire.encrypted_with, Bytes::copy_from_slice(wire.sealed.0)),
-        }),
+        WireState::Completed(wire) => Record::Completed(completed(wire, reply)?),
+        WireState::Encrypted(wire) => Record::Completed(completed(wire, |reply| {
+            let sealed = Bytes::copy_from_slice(reply.sealed.0);
+            Ok(Reply::encrypted(reply.encrypted_with, sealed))
+        })?),
     };
     let key = key
         .map(|framed| Key::from_framed(framed).ok_or_else(|| corrupt(ENTRY, "holds no valid key")))
         .transpose()?;
     Ok(EntryState::Put { key, record })
+}
+
+fn wire_completed<R>(record: &CompletedRecord, reply: R) -> WireCompleted<'_, R> {
+    WireCompleted {
+        fingerprint: wire_fingerprint(&record.fingerprint),
+        token: record.token,
+        attempt: record.attempt,
+        completed_at_ms: record.completed_at.0,
+        expires_at_ms: record.expires_at.0,
+        reply,
+    }
+}
+
+fn completed<R>(
+    wire: WireCompleted<'_, R>,
+    reply: impl FnOnce(R) -> Result<Reply>,
+) -> Result<CompletedRecord> {
+    Ok(CompletedRecord {
+        fingerprint: fingerprint(wire.fingerprint),
+        token: wire.token,
+        attempt: wire.attempt,
+        completed_at: Timestamp(wire.completed_at_ms),
+        expires_at: Timestamp(wire.expires_at_ms),
+        reply: reply(wire.reply)?,
+    })
 }
 
 fn wire_fingerprint(fingerprint: &SealedFingerprint) -> WireFingerprint<'_> {

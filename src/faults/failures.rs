@@ -18,6 +18,8 @@ pub enum Failures {
         /// How many fail.
         count: usize,
     },
+    /// The syncs of files, from now on.
+    Syncs,
     /// Whatever needs more room than is taken after so many calls.
     NoRoom {
         /// How many go through before.
@@ -30,6 +32,8 @@ pub enum Failures {
 pub(crate) enum Asked {
     /// A write that ends there.
     Write(FileId, u64),
+    /// A sync of a file.
+    Sync,
     Other,
 }
 
@@ -64,6 +68,7 @@ impl Failing {
             {
                 Some(io::ErrorKind::Other)
             }
+            Failures::Syncs if matches!(asked, Asked::Sync) => Some(io::ErrorKind::Other),
             Failures::NoRoom { after } if number >= after && !self.has_room(asked) => {
                 Some(io::ErrorKind::StorageFull)
             }
@@ -83,7 +88,7 @@ impl Failing {
     fn has_room(&self, asked: &Asked) -> bool {
         match asked {
             Asked::Write(id, end) => self.room.get(id).is_some_and(|room| end <= room),
-            Asked::Other => true,
+            Asked::Sync | Asked::Other => true,
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Calls of the system that fail: one, some in a row, and those that need room on a full disk.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use onceward::faults::{Failures, Image, Random, Recorder};
-use onceward::{Engine, EntryState, ErrorKind, Fingerprint, ManualClock, Outcome, Reply};
+use onceward::{Engine, ErrorKind, ManualClock};
+
+use tempfile::TempDir;
 
 use crate::expected::key;
 use crate::power_cuts::{Life, check_cut, folder, is_full};
@@ -35,17 +39,44 @@ impl Lived {
     }
 }
 
-fn open(path: &std::path::Path, clock: &ManualClock, recorder: &Recorder) -> Engine {
-    builder(clock).open(path).unwrap_or_else(|error| {
-        assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
-        recorder.fail(Failures::None);
-        let opened = builder(clock).open(path);
-        opened.unwrap_or_else(|error| panic!("after the disk is well again: {error:?}"))
-    })
+/// A store whose disk fails.
+pub(crate) struct Failing {
+    pub(crate) _folder: TempDir,
+    pub(crate) path: PathBuf,
+    pub(crate) clock: ManualClock,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) engine: Engine,
+}
+
+impl Failing {
+    /// The open may fail with the disk, too, and has to succeed once that is well.
+    pub(crate) fn open(which: Failures) -> Self {
+        let (folder, path) = folder();
+        let clock = ManualClock::new();
+        let recorder = Recorder::watch(&path).unwrap();
+        recorder.fail(which);
+        let engine = builder(&clock).open(&path).unwrap_or_else(|error| {
+            assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
+            recorder.fail(Failures::None);
+            let opened = builder(&clock).open(&path);
+            opened.unwrap_or_else(|error| panic!("after the disk is well again: {error:?}"))
+        });
+        Self {
+            _folder: folder,
+            path,
+            clock,
+            recorder,
+            engine,
+        }
+    }
+
+    fn user(&self, seed: u64) -> User<'_> {
+        User::new(&self.engine, &self.clock, &self.recorder, seed).tolerant()
+    }
 }
 
 /// Waits until the engine has gone on by itself, and can read everything.
-fn wait_until_well(engine: &Engine, case: &str) {
+pub(crate) fn wait_until_well(engine: &Engine, case: &str) {
     let until = Instant::now() + HANGS_AFTER;
     loop {
         let unread = (0..KEYS).find_map(|number| engine.lookup(&key(number)).err());
@@ -65,45 +96,48 @@ fn wait_until_well(engine: &Engine, case: &str) {
 /// Lives through the failures, and checks what is left: in the engine that went on, and after power cuts.
 fn live_through(which: Failures, seed: u64, cuts: usize) -> Lived {
     let case = format!("{which:?} in life {seed}");
-    let (_folder, path) = folder();
-    let clock = ManualClock::new();
-    let recorder = Recorder::watch(&path).unwrap();
-    recorder.fail(which);
-    let engine = open(&path, &clock, &recorder);
-    let mut user = User::new(&engine, &clock, &recorder, seed).tolerant();
+    let bench = Failing::open(which);
+    let mut user = bench.user(seed);
     let mut failing_steps = 0;
     for _ in 0..STEPS {
         user.step();
-        failing_steps += usize::from(recorder.calls().1 > 0);
+        failing_steps += usize::from(bench.recorder.calls().1 > 0);
         if failing_steps == FAILING_STEPS {
             // Kept: the counts begin anew.
             break;
         }
     }
-    let (calls, failed) = recorder.calls();
-    recorder.fail(Failures::None);
-    wait_until_well(&engine, &case);
+    let (calls, failed) = bench.recorder.calls();
+    bench.recorder.fail(Failures::None);
+    wait_until_well(&bench.engine, &case);
     user.no_longer_tolerant();
     for _ in 0..20 {
         user.step();
     }
-    let log = recorder.log();
-    if let Err(problem) = user.known().check(&engine) {
+    let log = bench.recorder.log();
+    if let Err(problem) = user.known().check(&bench.engine) {
         panic!("{case}: {problem}");
     }
     let lived = Lived {
         calls,
         failed,
         errors: user.errors,
-        resumptions: engine.stats().resumptions,
+        resumptions: bench.engine.stats().resumptions,
         longest_call: user.longest_call,
     };
     assert!(lived.longest_call < HANGS_AFTER, "{case}: a call hung");
     let events = std::mem::take(&mut user.events);
     drop(user);
+    let Failing {
+        _folder,
+        path,
+        recorder,
+        engine,
+        ..
+    } = bench;
     let closed = engine.close();
-    assert!(closed.is_ok(), "{case}: {closed:?}");
     drop(recorder);
+    assert!(closed.is_ok(), "{case}: {closed:?}");
     let life = Life {
         name: case,
         log,
@@ -116,21 +150,17 @@ fn live_through(which: Failures, seed: u64, cuts: usize) -> Lived {
 /// Ends the process while the disk fails, goes on in another one, and checks what power cuts leave of that.
 fn restart_during(which: Failures, seed: u64, cuts: usize) -> Lived {
     let name = format!("a restart during {which:?} in life {seed}");
-    let (_folder, path) = folder();
-    let clock = ManualClock::new();
-    let recorder = Recorder::watch(&path).unwrap();
-    recorder.fail(which);
-    let engine = open(&path, &clock, &recorder);
-    let mut user = User::new(&engine, &clock, &recorder, seed).tolerant();
+    let bench = Failing::open(which);
+    let mut user = bench.user(seed);
     let mut failing_steps = 0;
     while failing_steps < 4 && user.events.len() < 4 * STEPS {
         user.step();
-        failing_steps += usize::from(recorder.calls().1 > 0);
+        failing_steps += usize::from(bench.recorder.calls().1 > 0);
     }
-    let (calls, failed) = recorder.calls();
-    drop(engine.clone().close());
-    recorder.fail(Failures::None);
-    let again = builder(&clock).open(&path);
+    let (calls, failed) = bench.recorder.calls();
+    drop(bench.engine.clone().close());
+    bench.recorder.fail(Failures::None);
+    let again = builder(&bench.clock).open(&bench.path);
     let again = again.unwrap_or_else(|error| panic!("{name}: {error:?}"));
     let mut user = user.restarted(&again);
     user.no_longer_tolerant();
@@ -146,11 +176,17 @@ fn restart_during(which: Failures, seed: u64, cuts: usize) -> Lived {
     };
     let life = Life {
         name,
-        log: recorder.log(),
+        log: bench.recorder.log(),
         events: std::mem::take(&mut user.events),
     };
     drop(user);
     again.close().unwrap();
+    let Failing {
+        _folder,
+        path,
+        recorder,
+        ..
+    } = bench;
     drop(recorder);
     cut(&life, &path, seed, cuts);
     lived
@@ -191,7 +227,7 @@ fn once(after: usize) -> Failures {
     Failures::Calls { after, count: 1 }
 }
 
-fn from_then_on(after: usize) -> Failures {
+pub(crate) fn from_then_on(after: usize) -> Failures {
     Failures::Calls {
         after,
         count: usize::MAX,
@@ -231,108 +267,6 @@ fn a_restart_while_calls_fail_loses_nothing() {
     every_call("a restart after one call has failed", every, |after| {
         restart_during(once(after), 1, 4)
     });
-}
-
-#[test]
-fn while_the_disk_fails_everybody_is_told_and_what_is_in_memory_is_still_answered() {
-    let (_folder, path) = folder();
-    let clock = ManualClock::new();
-    let recorder = Recorder::watch(&path).unwrap();
-    let engine = builder(&clock).replay_cache_bytes(1 << 20);
-    let engine = engine.open(&path).unwrap();
-    let begin = |number| engine.begin(&key(number), &Fingerprint::of("request"));
-    let Outcome::Proceed(known) = begin(0).unwrap() else {
-        panic!("not granted");
-    };
-    known.complete(Reply::new(200, "known")).unwrap();
-    let Outcome::Proceed(held) = begin(1).unwrap() else {
-        panic!("not granted");
-    };
-    let waiter = {
-        let engine = engine.clone();
-        let patience = Duration::from_secs(3_600);
-        let fingerprint = Fingerprint::of("request");
-        std::thread::spawn(move || {
-            let waited = engine.begin_or_wait(&key(1), &fingerprint, patience);
-            waited.map(drop).unwrap_err().kind()
-        })
-    };
-    while engine.stats().waiters == 0 {
-        std::thread::yield_now();
-    }
-    recorder.fail(from_then_on(0));
-    assert_eq!(begin(2).unwrap_err().kind(), ErrorKind::Io);
-    // The one who waits is told, long before the lease ends.
-    assert_eq!(waiter.join().unwrap(), ErrorKind::Unavailable);
-    assert_eq!(begin(2).unwrap_err().kind(), ErrorKind::Unavailable);
-    let reason = engine.health();
-    let reason = reason.reason().unwrap();
-    assert_eq!(reason.kind(), ErrorKind::Unavailable);
-    assert!(matches!(begin(0).unwrap(), Outcome::Replay(_)));
-    assert!(matches!(begin(1).unwrap(), Outcome::InFlight(_)));
-    let (held, reply, error) = held
-        .complete(Reply::new(200, "x"))
-        .unwrap_err()
-        .into_parts();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    recorder.fail(Failures::None);
-    wait_until_well(&engine, "after the failures");
-    held.complete(reply).unwrap();
-    assert!(matches!(begin(1).unwrap(), Outcome::Replay(_)));
-    let Outcome::Proceed(guard) = begin(2).unwrap() else {
-        panic!("what failed took effect");
-    };
-    assert_eq!(guard.attempt(), 1);
-    assert_eq!(engine.stats().resumptions, 1);
-    // A store that is interrupted can be closed, and loses nothing by it.
-    recorder.fail(from_then_on(0));
-    assert_eq!(begin(3).unwrap_err().kind(), ErrorKind::Io);
-    drop(engine.close());
-    recorder.fail(Failures::None);
-    let engine = builder(&clock).open(&path).unwrap();
-    let entry = engine.lookup(&key(1)).unwrap().unwrap();
-    assert!(matches!(entry.state, EntryState::Completed { .. }));
-    assert!(engine.lookup(&key(2)).unwrap().is_some());
-}
-
-#[test]
-fn while_a_sync_takes_long_begins_are_refused_once_the_queue_is_full_and_completions_are_not() {
-    let (_folder, path) = folder();
-    let clock = ManualClock::new();
-    let recorder = Recorder::watch(&path).unwrap();
-    let wait = Duration::from_secs(5);
-    let engine = builder(&clock).queue_depth(2).queue_wait(wait);
-    let engine = engine.open(&path).unwrap();
-    let begin = |number| {
-        let engine = engine.clone();
-        std::thread::spawn(move || engine.begin(&key(number), &Fingerprint::of("request")))
-    };
-    let Outcome::Proceed(guard) = begin(0).join().unwrap().unwrap() else {
-        panic!("not granted");
-    };
-    recorder.hold_syncs(true);
-    let mut begins = vec![begin(1)];
-    while recorder.syncs_held() == 0 {
-        std::thread::yield_now();
-    }
-    // Two more are queued, and two wait for room.
-    begins.extend((2..6).map(begin));
-    let completing = std::thread::spawn(move || guard.complete(Reply::new(200, "late")));
-    while engine.stats().queued < 5 {
-        std::thread::yield_now();
-    }
-    clock.advance(wait);
-    while engine.stats().refused_overloaded < 2 {
-        std::thread::yield_now();
-    }
-    recorder.hold_syncs(false);
-    completing.join().unwrap().unwrap();
-    let results = begins.into_iter().map(|begin| begin.join().unwrap());
-    let refused: Vec<_> = results
-        .filter_map(Result::err)
-        .map(|error| error.kind())
-        .collect();
-    assert_eq!(refused, [ErrorKind::Overloaded; 2]);
 }
 
 #[test]

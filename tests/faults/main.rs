@@ -3,6 +3,7 @@
 #![cfg(onceward_faults)]
 
 mod expected;
+mod interruptions;
 mod io_faults;
 mod mutants;
 mod panics;

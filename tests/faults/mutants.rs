@@ -8,7 +8,7 @@ const MUTANTS: [(&str, &str, &str); 10] = [
     ("AnswerFirst", "power_cuts::a_cut_at_every_call", "panicked"),
     (
         "AppendsAfterCrash",
-        "io_faults::a_restart",
+        "interruptions::what_is_written_after",
         "cut after call",
     ),
     ("BelievesFailedSync", "io_faults::any_one_call", "panicked"),

@@ -1,6 +1,6 @@
 //! SIGKILL: a child process works until it is killed, and what it acknowledged has to be there.
 //!
-//! 20 rounds in `cargo test`, 200 with `ONCEWARD_FULL=1`.
+//! 20 rounds in `cargo test`, 1,000 with `ONCEWARD_FULL=1`.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -169,7 +169,7 @@ fn kill_one(path: &Path, round: u64, segment_entries: u64, seen: &mut Acknowledg
 
 #[test]
 fn what_was_acknowledged_before_a_sigkill_is_there_after_it() {
-    let rounds = if is_full_run() { 200 } else { 20 };
+    let rounds = if is_full_run() { 1_000 } else { 20 };
     let mut folder_of_rounds = folder();
     let mut seen = Acknowledged::default();
     let mut checked = 0;

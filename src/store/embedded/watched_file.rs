@@ -60,7 +60,7 @@ impl StorageBackend for WatchedFile {
         };
         let began_at = recorder.position();
         recorder.wait_to_sync();
-        let asked = recorder.ask(&Asked::Other);
+        let asked = recorder.ask(&Asked::Sync);
         // That it failed doesn't say that nothing got to the disk.
         self.backend.sync_data()?;
         recorder.push(match asked {
