@@ -262,9 +262,10 @@ impl Writer {
                 Some(stored) => stored.record.ends_at(),
                 None => Timestamp(0),
             };
+            shared.view.publish(&set, publication);
+            // Whoever walks through what is counted looks for it in the index.
             self.active
                 .count(publication.sequence, bytes.len(), ends_at);
-            shared.view.publish(&set, publication);
             self.step(Step::Publishing);
         }
         shared.commits.fetch_add(1, Ordering::Relaxed);
