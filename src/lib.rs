@@ -138,6 +138,7 @@ mod record;
 mod reply;
 mod secret;
 mod store;
+mod sync;
 mod verification;
 
 pub use bytes;

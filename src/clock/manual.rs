@@ -4,9 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
-
 use super::Clock;
+use crate::sync::Mutex;
 
 /// A clock that stands still until a test moves it.
 ///

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::{Timeline, Timestamp};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 type Action = Box<dyn FnOnce() + Send>;
 
@@ -61,7 +60,7 @@ impl Timer {
             }
         }));
         let thread_shared = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("onceward-timer".to_owned())
             .spawn(move || thread_shared.run())?;
         Ok((Self { shared }, thread))
@@ -121,7 +120,7 @@ impl Shared {
                 continue;
             }
             let (_, action) = state.actions.pop_first().expect("it was just seen");
-            parking_lot::MutexGuard::unlocked(&mut state, || {
+            MutexGuard::unlocked(&mut state, || {
                 // A waker of somebody's executor may panic; the other waiters still need a timer.
                 drop(catch_unwind(AssertUnwindSafe(action)));
             });

@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::thread_local;
 
 /// Wakes a thread that waits in [`block_on`].
 struct ThreadWaker {
@@ -29,7 +31,7 @@ impl Wake for ThreadWaker {
 thread_local! {
     static WAKER: (Arc<ThreadWaker>, Waker) = {
         let waker = Arc::new(ThreadWaker {
-            thread: std::thread::current(),
+            thread: thread::current(),
             is_woken: AtomicBool::new(false),
         });
         (Arc::clone(&waker), Waker::from(waker))
@@ -49,7 +51,7 @@ pub(super) fn block_on<F: Future>(future: F) -> F::Output {
                 return output;
             }
             while !thread.is_woken.swap(false, Ordering::Acquire) {
-                std::thread::park();
+                thread::park();
             }
         }
     })

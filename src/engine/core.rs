@@ -3,10 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use super::guard::Guard;
 use super::offload::Offload;
@@ -22,6 +19,8 @@ use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
 use crate::store::{Answer, Glance, Reads, Request, Seen, Store, unavailable};
+use crate::sync::Mutex;
+use crate::sync::thread::JoinHandle;
 
 #[derive(Debug)]
 pub(crate) struct Core {

@@ -36,6 +36,7 @@ use crate::key::Key;
 use crate::limits::Terms;
 use crate::outcome::Outcome;
 use crate::store::Reads;
+use crate::sync::thread;
 
 /// An idempotency engine: a folder of records, and the threads that look after it.
 ///
@@ -60,14 +61,14 @@ impl Drop for Handle {
         let core = Arc::clone(&self.0);
         // Whoever wants to know of an error at the end calls `close`.
         let shut_down = move || drop(core.shut_down());
-        let is_own_thread = std::thread::current()
+        let is_own_thread = thread::current()
             .name()
             .is_some_and(|name| name.starts_with("onceward-"));
         if is_own_thread {
             // A waker that drops its task may drop the last handle with it, in the thread of this
             // engine that wakes. That one can't wait for its own end.
             let name = "onceward-close".to_owned();
-            drop(std::thread::Builder::new().name(name).spawn(shut_down));
+            drop(thread::Builder::new().name(name).spawn(shut_down));
         } else {
             shut_down();
         }

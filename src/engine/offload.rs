@@ -2,13 +2,12 @@
 //! the disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::JoinHandle;
 
-use crossbeam_channel::{Sender, unbounded};
 use futures_channel::oneshot;
-use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Mutex, Sender, unbounded};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -23,7 +22,7 @@ pub(super) struct Offload {
 impl Offload {
     pub(super) fn start() -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, queue) = unbounded::<Job>();
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("onceward-reader".to_owned())
             .spawn(move || queue.into_iter().for_each(|job| job()))?;
         let offload = Self {
@@ -66,7 +65,7 @@ pub(super) async fn in_new_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (sender, receiver) = oneshot::channel();
-    std::thread::Builder::new()
+    thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || drop(sender.send(work())))
         .map_err(no_thread)?;

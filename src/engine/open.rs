@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::core::{Core, EngineLimits, Refused};
 use super::offload::{Offload, in_new_thread, no_thread};
 use super::sweeper::Sweeper;
@@ -20,6 +18,7 @@ use crate::secret::Secret;
 use crate::store::embedded::{self, Embedded};
 use crate::store::memory::Memory;
 use crate::store::{Observer, Rules, Store};
+use crate::sync::Mutex;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -2,17 +2,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use futures_channel::oneshot;
-use parking_lot::Mutex;
 
 use super::stats::Sweep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Begun, Levels, Meters};
 use crate::store::Store;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Mutex, RecvTimeoutError, Sender, bounded};
 
 type Asked = oneshot::Sender<Result<Sweep>>;
 
@@ -46,7 +45,7 @@ impl Sweeper {
                 segments: swept.segments,
             })
         };
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("onceward-sweeper".to_owned())
             .spawn(move || {
                 loop {

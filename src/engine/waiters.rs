@@ -9,16 +9,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use futures_channel::oneshot;
-use parking_lot::Mutex;
 
 use crate::clock::{Timer, TimerId, Timestamp};
 use crate::secret::Digest;
 use crate::store::{Observed, Observer};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Lines longer than this are woken by the timer's thread instead of the store's.
 const WOKEN_IN_PLACE: usize = 32;

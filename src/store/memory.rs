@@ -3,9 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 use super::{
     Answer, Chunks, Figures, Glance, Observed, Observer, Reads, Request, Rules, Seen, Store, Swept,
@@ -17,6 +14,8 @@ use crate::key::Key;
 use crate::progress::Progress;
 use crate::record::{Record, Stored};
 use crate::secret::{Digest, Secret};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::verification::Verification;
 
 /// Keeps every record in one map; forgets them all when it goes.

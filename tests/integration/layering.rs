@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the bottom up. A room may use its own floor's and lower floors' rooms.
 const FLOORS: &[&[&str]] = &[
+    &["sync"],
     &[
         "clock",
         "encryption",
@@ -38,8 +39,21 @@ const CRATES: &[(&str, &[&str])] = &[
     ("twox_hash", &["codec"]),
     ("quick_cache", &["store/embedded"]),
     ("rustix", &["store/embedded/disk"]),
-    ("crossbeam_channel", &["store/embedded", "engine"]),
     ("chacha20poly1305", &["encryption"]),
+    ("crossbeam_channel", &["sync"]),
+    // Elsewhere only for locks that nothing from `sync` is used under.
+    (
+        "parking_lot",
+        &[
+            "sync",
+            "faults",
+            "store/embedded/folder",
+            "store/embedded/frozen_file",
+            "store/embedded/growing_file",
+            "store/embedded/index",
+        ],
+    ),
+    ("shuttle", &["sync/explored"]),
     ("metrics", &["observe/facade"]),
     ("tracing", &["observe/spans"]),
     ("sfv", &["http/key_syntax"]),

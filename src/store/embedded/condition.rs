@@ -1,11 +1,9 @@
 //! Whether the store can answer.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
 use crate::store::{interrupted, unavailable};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;

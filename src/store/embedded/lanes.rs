@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
-use parking_lot::Mutex;
 
 use crate::clock::{Timeline, Timer, TimerId};
 use crate::decision::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Stored;
 use crate::store::{Answer, Request};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{
+    Mutex, Receiver, Sender, TryRecvError, TrySendError, bounded, recv_either, recv_either_until,
+    unbounded,
+};
 
 /// A request and the way back.
 pub(super) type Ask = (Request, Answer);
@@ -227,19 +228,12 @@ impl Lanes {
 impl Exits {
     /// The next job, waiting for one; `None` once all senders are gone.
     pub(super) fn next(&self) -> Option<Job> {
-        crossbeam_channel::select_biased! {
-            recv(self.others) -> job => job.ok(),
-            recv(self.begins) -> ask => ask.ok().map(Job::Ask),
-        }
+        recv_either(&self.others, &self.begins, Job::Ask)
     }
 
     /// The next job, waiting for one until then.
     pub(super) fn next_until(&self, until: Instant) -> Option<Job> {
-        crossbeam_channel::select_biased! {
-            recv(self.others) -> job => job.ok(),
-            recv(self.begins) -> ask => ask.ok().map(Job::Ask),
-            default(until.saturating_duration_since(Instant::now())) => None,
-        }
+        recv_either_until(&self.others, &self.begins, Job::Ask, until)
     }
 
     /// The next job if one is there.

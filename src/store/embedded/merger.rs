@@ -9,8 +9,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use super::block::BLOCK_BYTES;
 use super::budget::Budget;
 use super::disk::Step;
@@ -27,6 +25,7 @@ use crate::clock::Timestamp;
 use crate::codec::OutlineState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Begun;
+use crate::sync::Mutex;
 
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;

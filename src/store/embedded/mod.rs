@@ -43,10 +43,7 @@ mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use self::budget::Budget;
 use self::condition::Condition;
@@ -68,6 +65,8 @@ use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Progress};
 use crate::record::Stored;
 use crate::secret::{Digest, Pepper, Secret};
+use crate::sync::Mutex;
+use crate::sync::thread::{self, JoinHandle};
 use crate::verification::Verification;
 
 pub(crate) use recovery::{Recovered, recover};
@@ -196,7 +195,7 @@ impl Embedded {
     }
 
     fn start_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread::Builder::new().name(name.to_owned());
         let thread = thread.spawn(work).map_err(|error| {
             let message = "a thread of the store can't be started";
             Error::with_source(ErrorKind::Io, message, error)

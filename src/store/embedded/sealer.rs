@@ -7,11 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::Mutex;
 
 use super::disk::Step;
 use super::folder::Folder;
@@ -27,6 +23,8 @@ use crate::codec::{self, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
 use crate::observe::Begun;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, Receiver, RecvTimeoutError, Sender, bounded, thread};
 
 /// How long the sealer rests after a failure: at first, and after many.
 const LEAST_REST: Duration = Duration::from_millis(50);
@@ -232,7 +230,7 @@ impl Shared {
     pub(super) fn pause(&self, pause: Duration) {
         let is_behind = self.view.segments().journals.len() > 2;
         if !is_behind {
-            std::thread::sleep(pause.min(LONGEST_PAUSE));
+            thread::sleep(pause.min(LONGEST_PAUSE));
         }
     }
 

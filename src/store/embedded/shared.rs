@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::budget::Budget;
 use super::condition::Condition;
 use super::folder::Folder;
@@ -25,6 +23,7 @@ use crate::observe::Meters;
 use crate::record::Record;
 use crate::secret::{Digest, Secret};
 use crate::store::{Glance, Observer, Rules, Seen};
+use crate::sync::{Mutex, thread};
 
 /// This part of the disk space is kept for the completions of what was granted.
 const KEPT_FREE: u64 = 8;
@@ -210,6 +209,6 @@ fn once_unshared<T>(mut shared: Arc<T>) -> T {
             Ok(own) => return own,
             Err(still_shared) => shared = still_shared,
         }
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }

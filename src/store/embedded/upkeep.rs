@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
-
 use super::disk::Step;
 use super::folder::Folder;
 use super::index::SlotKind;
@@ -21,6 +19,7 @@ use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
 use crate::record::{Record, Stored};
 use crate::store::{Swept, unavailable};
+use crate::sync::bounded;
 
 /// How many records, and about how many bytes, are carried forward in one commit.
 const CARRIED_AT_ONCE: usize = 256;

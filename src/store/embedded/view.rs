@@ -8,8 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
-
 use super::cache::ReplayCache;
 use super::index::{Slot, SlotKind};
 use super::set::SegmentSet;
@@ -19,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, Stored};
 use crate::secret::{BuildDigestHasher, Digest};
 use crate::store::Seen;
+use crate::sync::RwLock;
 
 const STRIPES: usize = 64;
 
