@@ -1,5 +1,5 @@
-//! Defects that the fault tests switch on, one at a time, to see themselves catch them. Outside their binary none
-//! of them exists: the question is answered with `no` when it is compiled.
+//! Defects that the fault tests and the explored schedules switch on, one at a time, to see themselves catch them.
+//! Outside their binaries none of them exists: the question is answered with `no` when it is compiled.
 
 /// A defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +20,34 @@ pub(crate) enum Mutant {
     UnlinkedEarly,
     /// Segments are unlinked as they come to be over, whatever their age.
     UnlinkedOutOfOrder,
+    /// A begin that is queued as the writer's thread ends stays there.
+    LeftInQueue,
+    /// A waiter who goes takes the turn along that it was just given.
+    TurnTaken,
+    /// A waiter whose begin fails takes the turn along.
+    TurnKept,
+    /// A waiter doesn't look at the key again once it stands in line.
+    NoSecondLook,
+    /// What was read from the disk is kept for the next retry, whatever has happened meanwhile.
+    KeepsSuperseded,
+    /// An entry counts as there before the index knows it.
+    CountsFirst,
 }
 
-#[cfg(onceward_faults)]
+#[cfg(any(onceward_faults, onceward_shuttle))]
 pub(crate) fn is_on(mutant: Mutant) -> bool {
-    crate::faults::mutant().is_some_and(|name| name == format!("{mutant:?}"))
+    name().is_some_and(|name| name == format!("{mutant:?}"))
 }
 
-#[cfg(not(onceward_faults))]
+/// The defect that this process was started with: its name in `ONCEWARD_MUTANT`.
+#[cfg(any(onceward_faults, onceward_shuttle))]
+pub(crate) fn name() -> Option<&'static str> {
+    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let name = NAME.get_or_init(|| std::env::var("ONCEWARD_MUTANT").ok());
+    name.as_deref()
+}
+
+#[cfg(not(any(onceward_faults, onceward_shuttle)))]
 pub(crate) const fn is_on(_: Mutant) -> bool {
     false
 }

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
+use crate::mutant::{self, Mutant};
 use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
@@ -203,7 +204,8 @@ impl Core {
             let wait = self.waiters.join(digest, lease_end, deadline);
             // Nobody waits for what can't happen.
             self.store.condition()?;
-            if !self.is_still_in_flight(&digest, fingerprint)? {
+            let looks_again = !mutant::is_on(Mutant::NoSecondLook);
+            if looks_again && !self.is_still_in_flight(&digest, fingerprint)? {
                 continue;
             }
             let waiting = self.meters.wait();

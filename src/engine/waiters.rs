@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use futures_channel::oneshot;
 
 use crate::clock::{Timer, TimerId, Timestamp};
+use crate::mutant::{self, Mutant};
 use crate::secret::Digest;
 use crate::store::{Observed, Observer};
 use crate::sync::Mutex;
@@ -300,7 +301,8 @@ impl Drop for Wait {
             // Woken, but never polled again. A turn must not go with it.
             let mut context = Context::from_waker(Waker::noop());
             let message = Pin::new(&mut self.receiver).poll(&mut context);
-            if !declined && message == Poll::Ready(Ok(Wake::Turn)) {
+            let is_mutant = mutant::is_on(Mutant::TurnTaken);
+            if !declined && message == Poll::Ready(Ok(Wake::Turn)) && !is_mutant {
                 self.waiters.wake_one(&self.digest);
             }
             return;
@@ -335,7 +337,7 @@ impl<'a> Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if !self.is_used {
+        if !self.is_used && !mutant::is_on(Mutant::TurnKept) {
             self.waiters.wake_one(&self.digest);
         }
     }

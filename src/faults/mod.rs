@@ -1,8 +1,6 @@
 //! What the fault tests see and do inside the engine. Compiled with `--cfg onceward_faults` only, for one test
 //! binary: nothing of it is in what users build.
 
-use std::sync::OnceLock;
-
 mod failures;
 mod image;
 mod recorder;
@@ -14,7 +12,5 @@ pub use recorder::{FileId, Op, Recorder};
 
 /// The defect that this process was started with: its name in `ONCEWARD_MUTANT`.
 pub fn mutant() -> Option<&'static str> {
-    static NAME: OnceLock<Option<String>> = OnceLock::new();
-    let name = NAME.get_or_init(|| std::env::var("ONCEWARD_MUTANT").ok());
-    name.as_deref()
+    crate::mutant::name()
 }

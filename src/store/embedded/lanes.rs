@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::clock::{Timeline, Timer, TimerId};
 use crate::decision::Command;
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutant::{self, Mutant};
 use crate::record::Stored;
 use crate::store::{Answer, Request};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -196,7 +197,7 @@ impl Lanes {
     /// writer's end: of the two, one sees the other.
     fn drop_if_ended(&self) {
         fence(Ordering::SeqCst);
-        if self.is_ended.load(Ordering::SeqCst) {
+        if self.is_ended.load(Ordering::SeqCst) && !mutant::is_on(Mutant::LeftInQueue) {
             self.begins_exit.try_iter().for_each(drop);
             drop(self.take_parked());
         }

@@ -262,10 +262,16 @@ impl Writer {
                 Some(stored) => stored.record.ends_at(),
                 None => Timestamp(0),
             };
+            let sequence = publication.sequence;
+            let count = || self.active.count(sequence, bytes.len(), ends_at);
+            if mutant::is_on(Mutant::CountsFirst) {
+                count();
+            }
             shared.view.publish(&set, publication);
             // Whoever walks through what is counted looks for it in the index.
-            self.active
-                .count(publication.sequence, bytes.len(), ends_at);
+            if !mutant::is_on(Mutant::CountsFirst) {
+                count();
+            }
             self.step(Step::Publishing);
         }
         shared.commits.fetch_add(1, Ordering::Relaxed);
