@@ -6,7 +6,7 @@
 //! | record | command | verdict | becomes |
 //! |---|---|---|---|
 //! | none | begin | `Proceed`, attempt 1, new token | in flight until now + lease |
-//! | none, at the limit of live keys | begin | `Full` | – |
+//! | none, at a limit that leaves no room | begin | `Full` | – |
 //! | in flight or completed, other fingerprint | begin | `Conflict`, whatever the lease | – |
 //! | in flight, now < lease end | begin | `InFlight` | – |
 //! | in flight, now ≥ lease end, `Rerun` | begin | `Proceed`, attempt + 1, new token | in flight until now + lease |
@@ -67,9 +67,17 @@ pub(crate) struct Context {
     pub(crate) now: Timestamp,
     /// The token of the grant, if one is made.
     pub(crate) next_token: u64,
-    /// Whether the store holds as many live keys as it may.
-    pub(crate) is_full: bool,
+    /// The limit that leaves no room for a new key, if one does.
+    pub(crate) full: Option<Limit>,
     pub(crate) on_abandon: OnAbandon,
+}
+
+/// What new keys are refused at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    LiveKeys,
+    LiveKeysPerScope,
+    Disk,
 }
 
 /// What is answered.
@@ -79,7 +87,7 @@ pub(crate) enum Verdict {
     Replay(Reply),
     Conflict(Conflict),
     InFlight(InFlight),
-    Full,
+    Full(Limit),
     Done,
     Renewed { lease_until: Timestamp },
     LeaseLost(Holder),
@@ -175,8 +183,10 @@ fn begin(
         change(Verdict::Proceed(grant), Record::InFlight(record))
     };
     match record {
-        None if context.is_full => verdict(Verdict::Full),
-        None => grant(1),
+        None => match context.full {
+            Some(limit) => verdict(Verdict::Full(limit)),
+            None => grant(1),
+        },
         Some(record) if !record.fingerprint().matches(fingerprint) => {
             let part = record.fingerprint().differing_part(fingerprint);
             verdict(Verdict::Conflict(Conflict { part }))

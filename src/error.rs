@@ -36,6 +36,8 @@ pub enum ErrorKind {
     ReplyTooLarge,
     /// The engine holds as many live keys, or takes as much of the disk, as it may; known keys still work.
     Full,
+    /// The key's scope holds as many live keys as one may; its known keys and all other scopes still work.
+    ScopeFull,
     /// The queue to the store stayed full for as long as the call was allowed to wait.
     Overloaded,
     /// The guard's lease was taken over, or its record is gone: it can't change the key any more.
@@ -49,7 +51,7 @@ pub enum ErrorKind {
     Locked,
     /// The path is not a folder of an engine's, or its parent doesn't exist. Nothing was changed.
     NotAStore,
-    /// The folder was written by a newer version of the crate.
+    /// The folder was written by a newer version of the crate, or before its first release.
     UnsupportedFormat,
     /// Data on the disk is damaged or missing. It is never answered from.
     Corrupt,
@@ -108,7 +110,11 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         matches!(
             self.kind(),
-            ErrorKind::Overloaded | ErrorKind::Full | ErrorKind::Locked | ErrorKind::InFlight
+            ErrorKind::Overloaded
+                | ErrorKind::Full
+                | ErrorKind::ScopeFull
+                | ErrorKind::Locked
+                | ErrorKind::InFlight
         )
     }
 }

@@ -11,6 +11,7 @@ use crate::mutant::{self, Mutant};
 /// The keys under which a store hashes what must not be guessed from its files.
 pub(crate) struct Secret {
     for_keys: [u8; 32],
+    for_key_scopes: [u8; 32],
     for_fingerprints: [u8; 32],
     #[cfg(any(feature = "tower", feature = "actix"))]
     for_scopes: [u8; 32],
@@ -22,6 +23,7 @@ impl Secret {
     pub(crate) fn derive(material: &[u8]) -> Self {
         Self {
             for_keys: blake3::derive_key("onceward 2025 idempotency key digests", material),
+            for_key_scopes: blake3::derive_key("onceward 2026 scopes of key digests", material),
             for_fingerprints: blake3::derive_key("onceward 2025 fingerprints at rest", material),
             #[cfg(any(feature = "tower", feature = "actix"))]
             for_scopes: blake3::derive_key("onceward 2026 scopes of credentials", material),
@@ -49,10 +51,16 @@ impl Secret {
     }
 
     pub(crate) fn digest(&self, key: &Key) -> Digest {
-        if mutant::is_on(Mutant::NoScope) {
-            return Digest(*blake3::keyed_hash(&self.for_keys, key.key().as_bytes()).as_bytes());
-        }
-        Digest(*blake3::keyed_hash(&self.for_keys, key.as_framed().as_bytes()).as_bytes())
+        let (framed, scope) = if mutant::is_on(Mutant::NoScope) {
+            (key.key(), "")
+        } else {
+            // No scope is empty.
+            (key.as_framed(), key.scope().unwrap_or_default())
+        };
+        let mut digest = *blake3::keyed_hash(&self.for_keys, framed.as_bytes()).as_bytes();
+        let scope = blake3::keyed_hash(&self.for_key_scopes, scope.as_bytes());
+        digest[KEY_BYTES..].copy_from_slice(&scope.as_bytes()[KEY_BYTES..]);
+        Digest(digest)
     }
 
     /// The fingerprint without its parts: enough to tell a retry, and not which part of another request
@@ -101,7 +109,10 @@ impl fmt::Debug for Pepper {
     }
 }
 
-/// The keyed hash of a scope and a key: a record's identity.
+/// So much of a digest is the hash of scope and key; the rest is the scope's alone.
+const KEY_BYTES: usize = 24;
+
+/// The keyed hashes of a scope and a key, and of the scope: a record's identity.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Digest(pub(crate) [u8; 32]);
 
@@ -109,6 +120,11 @@ impl Digest {
     /// The half that indexes are keyed by; entries carry the whole digest.
     pub(crate) fn short(&self) -> u128 {
         u128::from_le_bytes(*self.0.first_chunk().expect("a digest has 32 bytes"))
+    }
+
+    /// The same for all keys of a scope, and for those without one.
+    pub(crate) fn scope(&self) -> u64 {
+        u64::from_le_bytes(*self.0.last_chunk().expect("a digest has 32 bytes"))
     }
 }
 
@@ -239,6 +255,19 @@ mod tests {
         let digest = |scope, key| secret.digest(&Key::new(scope, key).unwrap());
         assert_ne!(digest("one", "key"), digest("other", "key"));
         assert_ne!(digest("ab", "c"), digest("a", "bc"));
+    }
+
+    #[test]
+    fn the_digests_of_one_scopes_keys_end_alike() {
+        let secret = Secret::derive(b"secret");
+        let digest = |scope, key| secret.digest(&Key::new(scope, key).unwrap());
+        let of_none = secret.digest(&Key::unscoped("key").unwrap());
+        assert_eq!(digest("one", "key").scope(), digest("one", "other").scope());
+        assert_ne!(digest("one", "key").scope(), digest("other", "key").scope());
+        assert_ne!(digest("one", "key").scope(), of_none.scope());
+        let [one, other] = ["key", "other"].map(|key| digest("one", key).0);
+        assert_ne!(one[..16], other[..16]);
+        assert_ne!(one[16..24], other[16..24]);
     }
 
     #[test]

@@ -190,11 +190,11 @@ fn the_bytes_of_version_1_are_pinned() {
     let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex();
     assert_eq!(
         hash(&encoded(&stored(in_flight()), 9)).as_str(),
-        "21abed383839bc5b3ec23ad9ac7b2f29dd069c5ca8c950904aba22a79928f6ef"
+        "5d1e8b48717273e84c9bf7d24ceafdee39aca77048b480312639724a6b12734e"
     );
     assert_eq!(
         hash(&encoded(&stored(completed()), 9)).as_str(),
-        "149383b87f957026811196b1a1d34154fcc1caf0479a00cd53a58005b298535b"
+        "b8d0ece21aa8a61ec0f2f55cbe315503e249b7bc192076d95155eb1f2c8704ee"
     );
 }
 

@@ -25,6 +25,7 @@ pub struct Builder {
     pub(super) sweep_interval: Duration,
     pub(super) max_reply_bytes: usize,
     pub(super) max_live_keys: u64,
+    pub(super) max_live_keys_per_scope: Option<u64>,
     pub(super) queue_depth: usize,
     pub(super) queue_wait: Duration,
     pub(super) lock_wait: Duration,
@@ -51,6 +52,7 @@ impl Default for Builder {
             sweep_interval: Duration::from_secs(60),
             max_reply_bytes: 1 << 20,
             max_live_keys: 10_000_000,
+            max_live_keys_per_scope: None,
             queue_depth: 4_096,
             queue_wait: Duration::from_secs(1),
             lock_wait: Duration::ZERO,
@@ -117,6 +119,18 @@ impl Builder {
     /// anew.
     pub fn max_live_keys(mut self, keys: u64) -> Self {
         self.max_live_keys = keys;
+        self
+    }
+
+    /// How many keys of one scope may have a record before its new ones are refused with
+    /// [`ErrorKind::ScopeFull`](crate::ErrorKind::ScopeFull), so that no tenant takes the room of all: at least 1; no limit by default.
+    ///
+    /// They are counted as for [`max_live_keys`](Builder::max_live_keys), which holds as well; keys without a scope count as those of one more.
+    /// The counts outlive a restart and a crash. Where the limit is new to a folder, keys that were begun before count only if they
+    /// aren't sealed yet, so that it comes to hold in full after one retention. The counts take about 35 bytes of memory for each scope in each segment, and a file
+    /// that is written with each sealed segment.
+    pub fn max_live_keys_per_scope(mut self, keys: u64) -> Self {
+        self.max_live_keys_per_scope = Some(keys);
         self
     }
 

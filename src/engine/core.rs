@@ -10,7 +10,7 @@ use super::offload::Offload;
 use super::sweeper::Sweeper;
 use super::waiters::{Turn, Waiters, Wake};
 use crate::clock::{Timeline, Timer, Timestamp};
-use crate::decision::{Command, Holder, Verdict};
+use crate::decision::{Command, Holder, Limit, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
@@ -51,6 +51,7 @@ pub(super) struct EngineLimits {
 #[derive(Debug, Default)]
 pub(super) struct Refused {
     pub(super) full: AtomicU64,
+    pub(super) scope_full: AtomicU64,
     pub(super) oversize: AtomicU64,
 }
 
@@ -147,15 +148,19 @@ impl Core {
                 terms,
                 grant,
             ))),
-            Verdict::Full => {
-                self.refused.full.fetch_add(1, Ordering::Relaxed);
-                Err(self
-                    .room()
-                    .err()
-                    .unwrap_or_else(|| full(self.limits.max_live_keys)))
-            }
+            Verdict::Full(limit) => Err(self.refused(limit)),
             other => unreachable!("begin is never answered with {other:?}"),
         }
+    }
+
+    fn refused(&self, limit: Limit) -> Error {
+        let (count, error) = match limit {
+            Limit::LiveKeys => (&self.refused.full, full(self.limits.max_live_keys)),
+            Limit::Disk => (&self.refused.full, disk_full()),
+            Limit::LiveKeysPerScope => (&self.refused.scope_full, scope_full()),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        error
     }
 
     pub(super) async fn begin_or_wait(
@@ -317,6 +322,14 @@ pub(super) fn full(max_live_keys: u64) -> Error {
             "the engine holds {max_live_keys} live keys, as many as it may; new keys are refused \
              until some expire, are released or are forgotten, or max_live_keys is raised"
         ),
+    )
+}
+
+fn scope_full() -> Error {
+    Error::new(
+        ErrorKind::ScopeFull,
+        "the key's scope holds as many live keys as it may; its new keys are refused until some expire, are released or \
+         are forgotten, or max_live_keys_per_scope is raised",
     )
 }
 

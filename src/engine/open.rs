@@ -93,6 +93,7 @@ impl Builder {
         let rules = Rules {
             on_abandon: self.on_abandon,
             max_live_keys: self.max_live_keys,
+            max_live_keys_per_scope: self.max_live_keys_per_scope,
             retention: self.terms.retention,
             keeps_keys: self.keeps_keys,
         };
@@ -126,6 +127,7 @@ impl Builder {
             on_abandon: self.on_abandon,
             refused: Refused {
                 full: AtomicU64::new(0),
+                scope_full: AtomicU64::new(0),
                 oversize: AtomicU64::new(0),
             },
             meters,
@@ -147,6 +149,7 @@ impl Builder {
             segment_entries: self.segment_entries,
             segment_bytes: self.segment_bytes,
             max_disk_bytes: self.max_disk_bytes,
+            counts_scopes: self.max_live_keys_per_scope.is_some(),
             merge_above: self.merge_above,
             pepper: self.pepper.clone(),
             cipher: self.cipher.clone(),
@@ -165,6 +168,8 @@ impl Builder {
             check_duration("lock_wait", self.lock_wait, 60 * MINUTE)?;
         }
         check_number("max_live_keys", self.max_live_keys, 1, u64::MAX)?;
+        let per_scope = self.max_live_keys_per_scope.unwrap_or(1);
+        check_number("max_live_keys_per_scope", per_scope, 1, u64::MAX)?;
         for (name, value, least, most) in [
             (
                 "max_reply_bytes",

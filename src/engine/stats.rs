@@ -45,8 +45,10 @@ pub struct Stats {
     pub commits: u64,
     /// Journal entries in those commits.
     pub entries_written: u64,
-    /// Begins refused because the keys were at their limit.
+    /// Begins refused because the keys, or the disk space of their segments, were at their limit.
     pub refused_full: u64,
+    /// Begins refused because the keys of their scope were at their limit.
+    pub refused_scope_full: u64,
     /// Begins refused because the queue stayed full.
     pub refused_overloaded: u64,
     /// Completions refused because the reply was too large.
@@ -113,6 +115,7 @@ impl Core {
             commits: figures.commits,
             entries_written: figures.entries_written,
             refused_full: self.refused.full.load(Ordering::Relaxed),
+            refused_scope_full: self.refused.scope_full.load(Ordering::Relaxed),
             refused_overloaded: figures.refused_overloaded,
             refused_oversize: self.refused.oversize.load(Ordering::Relaxed),
             failed_sweeps: figures.failed_sweeps,

@@ -218,7 +218,7 @@ impl Row {
         let context = Context {
             now: at(now),
             next_token,
-            is_full: false,
+            full: None,
             on_abandon: OnAbandon::Rerun,
         };
         let decision = decision::decide(record.as_ref(), &ask.command(), &context);
@@ -265,7 +265,7 @@ impl Said {
             Verdict::LeaseLost(_) => Self::Lost,
             Verdict::Running => Self::Running,
             Verdict::Nothing => Self::Nothing,
-            Verdict::Full => unreachable!("there is no limit here"),
+            Verdict::Full(_) => unreachable!("there is no limit here"),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::embedded::{self, Embedded};
 use super::memory::Memory;
 use super::{Answer, Glance, Observed, Observer, Reads, Request, Rules, Store};
 use crate::clock::{ManualClock, Timeline, Timer, Timestamp};
-use crate::decision::{Command, Grant, Holder, Verdict};
+use crate::decision::{Command, Grant, Holder, Limit, Verdict};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::observe::Meters;
@@ -48,6 +48,7 @@ fn rules(on_abandon: OnAbandon, max_live_keys: u64) -> Rules {
     Rules {
         on_abandon,
         max_live_keys,
+        max_live_keys_per_scope: None,
         retention: RETENTION,
         keeps_keys: true,
     }
@@ -92,6 +93,7 @@ pub(super) fn embedded(
         segment_entries,
         segment_bytes: 1 << 20,
         max_disk_bytes: None,
+        counts_scopes: false,
         cipher: None,
         merge_above: 4,
         pepper: None,
@@ -539,18 +541,18 @@ macro_rules! conformance {
                 let bench: Bench = $make_full;
                 let grant = bench.granted("request");
                 let begin = || bench.ask_key("new", bench.begin_command("request"));
-                assert_eq!(begin(), Verdict::Full);
+                assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
                 assert!(bench.is_in_flight("request", false));
                 bench.past_lease();
                 assert_eq!(bench.granted("request").attempt, 2);
-                assert_eq!(begin(), Verdict::Full);
+                assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
                 assert!(matches!(bench.complete(grant.token, "a"), Verdict::LeaseLost(_)));
                 bench.past_lease();
                 let third = bench.granted("request");
                 bench.complete(third.token, "a");
                 assert!(bench.is_replayed("request", "a"));
                 assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
-                assert_eq!(begin(), Verdict::Full);
+                assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
                 // Its own expired record is no reason to refuse a key.
                 bench.clock.advance(RETENTION);
                 let fourth = bench.granted("request");

@@ -8,7 +8,7 @@ use super::{
     Answer, Chunks, Figures, Glance, Observed, Observer, Reads, Request, Rules, Seen, Store, Swept,
 };
 use crate::clock::Timeline;
-use crate::decision::{self, Change, Command, Context, Decision, Verdict};
+use crate::decision::{self, Change, Command, Context, Decision, Limit, Verdict};
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::progress::Progress;
@@ -31,6 +31,8 @@ pub(crate) struct Memory {
 #[derive(Default)]
 struct State {
     records: HashMap<Digest, Arc<Stored>>,
+    /// How many of them each scope has.
+    live_keys_of: HashMap<u64, u64>,
     last_token: u64,
 }
 
@@ -57,10 +59,23 @@ impl Memory {
             now: self.timeline.now(),
             next_token: state.last_token + 1,
             // A key that counts already, because its old record is still to be swept, adds nothing.
-            is_full: record.is_none() && state.records.len() as u64 >= self.rules.max_live_keys,
+            full: match record {
+                Some(_) => None,
+                None => self.limit_to(state, digest),
+            },
             on_abandon: self.rules.on_abandon,
         };
         decision::decide(record, command, &context)
+    }
+
+    /// What leaves no room for a new key.
+    fn limit_to(&self, state: &State, digest: &Digest) -> Option<Limit> {
+        if state.records.len() as u64 >= self.rules.max_live_keys {
+            return Some(Limit::LiveKeys);
+        }
+        let most = self.rules.max_live_keys_per_scope?;
+        let of_scope = state.live_keys_of.get(&digest.scope()).copied();
+        (of_scope.unwrap_or(0) >= most).then_some(Limit::LiveKeysPerScope)
     }
 
     fn apply(&self, request: Request) -> Result<Verdict> {
@@ -86,10 +101,20 @@ impl Memory {
     }
 }
 
+impl State {
+    fn remove(&mut self, digest: &Digest) {
+        if self.records.remove(digest).is_some()
+            && let Some(of_scope) = self.live_keys_of.get_mut(&digest.scope())
+        {
+            *of_scope -= 1;
+        }
+    }
+}
+
 fn put(state: &mut State, digest: Digest, key: Option<Key>, change: Change) -> Observed {
     match change {
         Change::Remove => {
-            state.records.remove(&digest);
+            state.remove(&digest);
             Observed::Free
         }
         Change::Put(record) => {
@@ -99,7 +124,9 @@ fn put(state: &mut State, digest: Digest, key: Option<Key>, change: Change) -> O
                 key,
                 record,
             };
-            state.records.insert(digest, Arc::new(stored));
+            if state.records.insert(digest, Arc::new(stored)).is_none() {
+                *state.live_keys_of.entry(digest.scope()).or_default() += 1;
+            }
             observed
         }
     }
@@ -145,12 +172,15 @@ impl Store for Memory {
         self.condition()?;
         let now = self.timeline.now();
         let mut state = self.state.lock();
-        let before = state.records.len();
-        state
-            .records
-            .retain(|_, stored| !decision::is_over(&stored.record, now, self.rules.on_abandon));
+        let is_over =
+            |stored: &Stored| decision::is_over(&stored.record, now, self.rules.on_abandon);
+        let over = state.records.values().filter(|stored| is_over(stored));
+        let over: Vec<Digest> = over.map(|stored| stored.digest).collect();
+        for digest in &over {
+            state.remove(digest);
+        }
         Ok(Swept {
-            records: (before - state.records.len()) as u64,
+            records: over.len() as u64,
             segments: 0,
         })
     }

@@ -152,6 +152,8 @@ impl Observed {
 pub(crate) struct Rules {
     pub(crate) on_abandon: OnAbandon,
     pub(crate) max_live_keys: u64,
+    /// No limit if `None`.
+    pub(crate) max_live_keys_per_scope: Option<u64>,
     pub(crate) retention: Duration,
     /// Whether the text of scopes and keys is kept.
     pub(crate) keeps_keys: bool,

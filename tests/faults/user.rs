@@ -23,6 +23,8 @@ pub(crate) fn builder(clock: &ManualClock) -> Builder {
         .merge_above(4)
         .cache_bytes(1 << 20)
         .replay_cache_bytes(0)
+        // Never reached, but counted and kept.
+        .max_live_keys_per_scope(1 << 20)
         .sweep_interval(Duration::from_secs(600))
 }
 

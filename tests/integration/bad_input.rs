@@ -391,17 +391,19 @@ fn rewrite_manifest(bench: &Bench, row: &str, change: impl FnOnce(&mut Vec<u8>))
 }
 
 #[test]
-fn a_newer_format_is_unsupported_and_left_as_it_is() {
+fn another_format_is_unsupported_and_left_as_it_is() {
     let bench = closed_store();
-    rewrite_manifest(&bench, "format", |bytes| bytes[0] = 2);
-    let before = contents(&bench.path());
-    let error = refused(bench.builder().open(bench.path()));
-    assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
-    assert!(error.to_string().contains("newer"), "{error}");
     let names =
         |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|file| file.0.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&contents(&bench.path())), names(&before));
-    rewrite_manifest(&bench, "format", |bytes| bytes[0] = 1);
+    for (format, advice) in [(3, "newer"), (1, "new folder")] {
+        rewrite_manifest(&bench, "format", |bytes| bytes[0] = format);
+        let before = contents(&bench.path());
+        let error = refused(bench.builder().open(bench.path()));
+        assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
+        assert!(error.to_string().contains(advice), "{error}");
+        assert_eq!(names(&contents(&bench.path())), names(&before));
+    }
+    rewrite_manifest(&bench, "format", |bytes| bytes[0] = 2);
     replayed(&bench.open(), "7");
 }
 

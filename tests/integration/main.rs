@@ -25,6 +25,7 @@ mod model;
 mod observability;
 mod race;
 mod reopen;
+mod scope_limit;
 mod sealing;
 mod support;
 mod suspended;

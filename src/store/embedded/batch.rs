@@ -25,7 +25,17 @@ pub(super) struct Batch {
     overlay: HashMap<u128, Staged, BuildDigestHasher>,
     bytes: Vec<u8>,
     ranges: Vec<Range<usize>>,
-    live_keys_added: i64,
+    added: i64,
+    /// By scope; only if there is a limit on its keys.
+    added_of_scopes: Option<HashMap<u64, i64, BuildDigestHasher>>,
+}
+
+/// How many live keys there are more than what is published says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Added {
+    pub(super) keys: i64,
+    /// Of the scope in question.
+    pub(super) keys_of_scope: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -35,6 +45,13 @@ struct Staged {
 }
 
 impl Batch {
+    pub(super) fn new(counts_scopes: bool) -> Self {
+        Self {
+            added_of_scopes: counts_scopes.then(HashMap::default),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.publications.clear();
         self.answers.clear();
@@ -42,7 +59,10 @@ impl Batch {
         self.overlay.clear();
         self.bytes.clear();
         self.ranges.clear();
-        self.live_keys_added = 0;
+        self.added = 0;
+        if let Some(added) = &mut self.added_of_scopes {
+            added.clear();
+        }
     }
 
     /// What the batch has made of a key, if it has touched it.
@@ -80,7 +100,11 @@ impl Batch {
             return Err(error);
         }
         self.ranges.push(start..self.bytes.len());
-        self.live_keys_added += i64::from(stored.is_some()) - i64::from(prior.is_some());
+        let added = i64::from(stored.is_some()) - i64::from(prior.is_some());
+        self.added += added;
+        if let Some(of_scopes) = &mut self.added_of_scopes {
+            *of_scopes.entry(digest.scope()).or_default() += added;
+        }
         let staged = Staged {
             stored: stored.clone(),
             sequence,
@@ -114,7 +138,12 @@ impl Batch {
         self.bytes.len()
     }
 
-    pub(super) fn live_keys_added(&self) -> i64 {
-        self.live_keys_added
+    pub(super) fn added(&self, digest: &Digest) -> Added {
+        let of_scopes = self.added_of_scopes.as_ref();
+        let of_scope = of_scopes.and_then(|scopes| scopes.get(&digest.scope()));
+        Added {
+            keys: self.added,
+            keys_of_scope: of_scope.copied().unwrap_or(0),
+        }
     }
 }

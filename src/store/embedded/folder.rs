@@ -1,7 +1,7 @@
 //! The folder: who may use it, what lies in it, and how its entries get to the disk.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,89 +10,17 @@ use parking_lot::Mutex;
 
 use super::disk::{self, Call, Step};
 use super::edge::io_error;
+use super::segment_file::{FileKind, SegmentFile};
 use super::tally::SegmentHeader;
 use crate::error::{Error, ErrorKind, Result};
 
 const LOCK: &str = "LOCK";
 const SECRET: &str = "secret";
 const MANIFEST: &str = "manifest.redb";
+/// How many live keys each scope has, where there is a limit on them.
+const SCOPES: &str = "scopes";
 /// The ending of files that are renamed once they are whole.
-const UNFINISHED: &str = ".new";
-const JOURNAL_PREFIX: &str = "segment-";
-const SEALED_PREFIX: &str = "sealed-";
-const SEGMENT_SUFFIX: &str = ".redb";
-
-/// The file of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SegmentFile {
-    pub(super) id: u64,
-    /// The lowest number of the segments that were merged into it; its own if none was.
-    pub(super) first_id: u64,
-    pub(super) kind: FileKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum FileKind {
-    Journal,
-    Sealed,
-    /// One that was being written when the process ended.
-    UnfinishedSealed,
-}
-
-impl SegmentFile {
-    /// The file of this name, if it is one of a segment.
-    fn of(name: &str) -> Option<Self> {
-        let (name, is_unfinished) = match name.strip_suffix(UNFINISHED) {
-            Some(name) => (name, true),
-            None => (name, false),
-        };
-        let (kind, rest) = match (name.strip_prefix(SEALED_PREFIX), is_unfinished) {
-            (Some(rest), true) => (FileKind::UnfinishedSealed, rest),
-            (Some(rest), false) => (FileKind::Sealed, rest),
-            (None, false) => (FileKind::Journal, name.strip_prefix(JOURNAL_PREFIX)?),
-            (None, true) => return None,
-        };
-        let numbers = rest.strip_suffix(SEGMENT_SUFFIX)?;
-        let (first_id, id) = match numbers.split_once('-') {
-            Some(_) if kind == FileKind::Journal => return None,
-            Some((first_id, id)) => (first_id.parse().ok()?, id.parse().ok()?),
-            None => {
-                let id = numbers.parse().ok()?;
-                (id, id)
-            }
-        };
-        (first_id <= id).then_some(Self { id, first_id, kind })
-    }
-
-    pub(super) fn journal(id: u64) -> Self {
-        Self {
-            id,
-            first_id: id,
-            kind: FileKind::Journal,
-        }
-    }
-
-    pub(super) fn sealed(header: &SegmentHeader) -> Self {
-        Self {
-            id: header.id,
-            first_id: header.first_id,
-            kind: FileKind::Sealed,
-        }
-    }
-
-    fn name(self) -> String {
-        let Self { id, first_id, kind } = self;
-        let (prefix, ending) = match kind {
-            FileKind::Journal => (JOURNAL_PREFIX, ""),
-            FileKind::Sealed => (SEALED_PREFIX, ""),
-            FileKind::UnfinishedSealed => (SEALED_PREFIX, UNFINISHED),
-        };
-        if first_id == id {
-            return format!("{prefix}{id:010}{SEGMENT_SUFFIX}{ending}");
-        }
-        format!("{prefix}{first_id:010}-{id:010}{SEGMENT_SUFFIX}{ending}")
-    }
-}
+pub(super) const UNFINISHED: &str = ".new";
 
 /// An engine's folder, locked against every other engine.
 #[derive(Debug)]
@@ -255,30 +183,47 @@ impl Folder {
 
     /// The secret that is kept in the folder, if there is one.
     pub(super) fn secret(&self) -> Result<Option<Vec<u8>>> {
-        let mut material = Vec::new();
-        match File::open(self.path.join(SECRET)) {
-            Ok(file) => file
-                .take(1_024)
-                .read_to_end(&mut material)
-                .map_err(|error| io_error("the store's secret can't be read", error))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_error("the store's secret can't be opened", error)),
-        };
-        Ok(Some(material))
+        self.kept(SECRET)
     }
 
     /// Keeps a secret in the folder, durably.
     pub(super) fn keep_secret(&self, material: &[u8]) -> Result<()> {
-        let unfinished = self.path.join(format!("{SECRET}{UNFINISHED}"));
+        self.keep(SECRET, material)
+    }
+
+    /// The counts by scope that are kept in the folder, if there are any.
+    pub(super) fn scopes(&self) -> Result<Option<Vec<u8>>> {
+        self.kept(SCOPES)
+    }
+
+    /// Keeps counts by scope in the folder, durably, in place of those that were.
+    pub(super) fn keep_scopes(&self, counts: &[u8]) -> Result<()> {
+        self.keep(SCOPES, counts)
+    }
+
+    pub(super) fn remove_scopes(&self) -> Result<()> {
+        Self::remove_file(&self.path.join(SCOPES))
+    }
+
+    fn kept(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        match fs::read(self.path.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error(
+                "a file of the engine's folder can't be read",
+                error,
+            )),
+        }
+    }
+
+    fn keep(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let unfinished = self.path.join(format!("{name}{UNFINISHED}"));
         Self::remove_file(&unfinished)?;
         let mut file = Self::create_file(&unfinished)?;
-        let cant_write = |error| io_error("the store's secret can't be written", error);
-        disk::call(Call::Write(&unfinished, material), || {
-            file.write_all(material)
-        })
-        .and_then(|()| disk::call(Call::Sync(&unfinished), || file.sync_all()))
-        .map_err(cant_write)?;
-        self.rename(&unfinished, &self.path.join(SECRET))
+        disk::call(Call::Write(&unfinished, bytes), || file.write_all(bytes))
+            .and_then(|()| disk::call(Call::Sync(&unfinished), || file.sync_all()))
+            .map_err(|error| io_error("a file of the engine's folder can't be written", error))?;
+        self.rename(&unfinished, &self.path.join(name))
     }
 
     /// What changes when the folder is copied, and stays when it is moved: the lock file's inode and,
@@ -343,7 +288,7 @@ fn check_ours(path: &Path) -> Result<()> {
     let names = names(path)?;
     let is_ours = |name: &String| {
         let finished = name.strip_suffix(UNFINISHED).unwrap_or(name);
-        [LOCK, SECRET, MANIFEST].contains(&finished) || SegmentFile::of(name).is_some()
+        [LOCK, SECRET, MANIFEST, SCOPES].contains(&finished) || SegmentFile::of(name).is_some()
     };
     // Without a manifest, everything has to be what a beginning that crashed leaves, or damage.
     if names.iter().any(|name| name == MANIFEST) || names.iter().all(is_ours) {

@@ -23,12 +23,15 @@ mod manifest;
 mod merge_choice;
 mod merge_input;
 mod merger;
+mod place;
 mod recovery;
 mod resume;
 mod scan;
+mod scopes;
 mod sealed;
 mod sealed_writer;
 mod sealer;
+mod segment_file;
 mod set;
 mod shared;
 mod tally;
@@ -90,6 +93,8 @@ pub(crate) struct Settings {
     pub(crate) segment_entries: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) max_disk_bytes: Option<u64>,
+    /// Whether the live keys of each scope are counted.
+    pub(crate) counts_scopes: bool,
     pub(crate) merge_above: usize,
     pub(crate) pepper: Option<Pepper>,
     pub(crate) cipher: Option<Cipher>,
@@ -215,7 +220,7 @@ impl Store for Embedded {
         shared.condition.check_readable()?;
         if let Some(stored) = shared.view.cached(digest) {
             shared.meters.found_in_cache();
-            return Ok(shared.decide(Some(&stored.record), command, Seen::default()));
+            return Ok(shared.decide(digest, Some(&stored.record), command, Seen::default()));
         }
         let current = match shared.view.find(digest, Seen::default())? {
             Found::Nothing(seen) => Current::nothing(seen),
@@ -228,7 +233,7 @@ impl Store for Embedded {
             }
         };
         let record = current.stored.as_ref().map(|stored| &stored.record);
-        Ok(shared.decide(record, command, current.seen))
+        Ok(shared.decide(digest, record, command, current.seen))
     }
 
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {

@@ -9,17 +9,19 @@ use redb::ReadableTableMetadata;
 use super::Settings;
 use super::cache::ReplayCache;
 use super::edge::redb_call;
-use super::folder::{FileKind, Folder, SegmentFile};
+use super::folder::Folder;
 use super::journal::{JOURNAL, Journal};
 use super::journal_file::{JournalFile, WHAT};
 use super::manifest::{Manifest, ManifestState, RolledRow, SegmentRow};
 use super::scan::Scan;
+use super::segment_file::{FileKind, SegmentFile};
 use super::tally::{SegmentHeader, Tally};
 use super::view::View;
 use crate::clock::{Timeline, Timestamp};
 use crate::encryption::Cipher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
+use crate::sync::Mutex;
 
 /// What redb makes of a new segment's file is no larger.
 const FRESH_FILE_BYTES: u64 = 2 << 20;
@@ -78,7 +80,8 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     }
     let active = Arc::clone(scan.set.active().expect("there is at least the first one"));
     let cache = ReplayCache::new(settings.replay_cache_bytes);
-    let view = View::new(scan.set.clone(), cache, settings.cipher.clone());
+    let scopes = scan.scopes.take().map(Mutex::into_inner);
+    let view = View::new(scan.set.clone(), cache, settings.cipher.clone(), scopes);
     scan.restore_attempts(&view, timeline.now(), settings.on_abandon)?;
     drop(scan);
     Ok(Recovered {
@@ -351,6 +354,9 @@ fn new_active(
         }
         state.begin_next(header, now);
     })?;
+    if let Some(scopes) = &scan.scopes {
+        scopes.lock().begin(header.first_sequence);
+    }
     if let (Some(ended), Some(rolled)) = (ended, rolled) {
         ended.mark_rolled(rolled);
         if rolled.holds.entries == 0 {

@@ -7,6 +7,7 @@ use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::journal::{How, Journal};
 use super::manifest::{ManifestState, SegmentRow};
+use super::scopes::ScopeCounts;
 use super::sealed::Sealed;
 use super::set::SegmentSet;
 use super::tally::Tally;
@@ -19,6 +20,7 @@ use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
 use crate::progress::Stage;
 use crate::record::Record;
+use crate::sync::Mutex;
 
 /// After how many entries the progress is told.
 const TELL_AFTER: usize = 1 << 14;
@@ -33,6 +35,10 @@ pub(super) struct Scan {
     pub(super) set: SegmentSet,
     pub(super) highest_time: Timestamp,
     pub(super) last_sequence: u64,
+    /// Only if there is a limit on the keys of a scope.
+    pub(super) scopes: Option<Mutex<ScopeCounts>>,
+    /// Up to which entry those were kept; the greatest number if there are none.
+    scopes_kept_to: u64,
 }
 
 /// All sealed segments together.
@@ -57,7 +63,13 @@ impl Scan {
     /// Opens all segments that the manifest lists. Only the ends of journals are read that no checkpoint
     /// covers.
     pub(super) fn of(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<Self> {
-        let mut scan = Self::default();
+        let scopes = known_scopes(folder, state, settings)?;
+        let kept_to = scopes.as_ref().map(ScopeCounts::counted_to);
+        let mut scan = Self {
+            scopes: scopes.map(Mutex::new),
+            scopes_kept_to: kept_to.unwrap_or(u64::MAX),
+            ..Self::default()
+        };
         let sealed = OfAll::new(state);
         for row in &state.segments {
             let tally = Arc::new(Tally::new(row.header(state.store_id), row.live_keys));
@@ -117,7 +129,7 @@ impl Scan {
             settings.budget().writable(),
             Arc::new(move |thousandths| progress.tell(Stage::Repairing, thousandths, 1_000)),
         )?);
-        journal.load_checkpoint(state.counted_to)?;
+        journal.load_checkpoint(state.counted_to.min(self.scopes_kept_to))?;
         // Entries may take the place of others in the same journal.
         self.set.journals.push(Arc::clone(&journal));
         let cut = row.rolled.filter(|rolled| rolled.is_cut);
@@ -140,6 +152,8 @@ impl Scan {
             set: &self.set,
             journal: &journal,
             counted_to: state.counted_to,
+            scopes: self.scopes.as_ref(),
+            scopes_kept_to: self.scopes_kept_to,
             cut_at: cut.map(|cut| cut.holds.last_sequence),
             tell: &tell,
         };
@@ -194,11 +208,34 @@ impl Scan {
     }
 }
 
+/// The counts by scope as they were kept, if there is a limit on them. Where they are missing or damaged, the keys begun
+/// so far don't count towards it.
+fn known_scopes(
+    folder: &Folder,
+    state: &ManifestState,
+    settings: &Settings,
+) -> Result<Option<ScopeCounts>> {
+    if !settings.counts_scopes {
+        // From now on nobody keeps them right.
+        folder.remove_scopes()?;
+        return Ok(None);
+    }
+    let kept = folder.scopes()?;
+    let kept = kept.and_then(|bytes| ScopeCounts::from_bytes(&bytes, state.store_id));
+    let mut counts = kept.unwrap_or_default();
+    let listed = state.segments.iter();
+    let listed = listed.map(|row| (row.first_sequence, !row.is_sealed));
+    counts.fit(&listed.collect::<Vec<_>>());
+    Ok(Some(counts))
+}
+
 /// The entries of a journal that no checkpoint covers.
 struct Tail<'a> {
     set: &'a SegmentSet,
     journal: &'a Journal,
     counted_to: u64,
+    scopes: Option<&'a Mutex<ScopeCounts>>,
+    scopes_kept_to: u64,
     /// The last entry that counts, if there may be others.
     cut_at: Option<u64>,
     tell: &'a (dyn Fn() + Sync),
@@ -291,6 +328,9 @@ impl Tail<'_> {
 
     /// Counts what an entry did to the live keys.
     fn count(&self, outline: &Outline) {
+        if let Some(scopes) = self.scopes {
+            scopes.lock().recount(outline.into(), self.scopes_kept_to);
+        }
         if outline.heading.sequence <= self.counted_to {
             return;
         }

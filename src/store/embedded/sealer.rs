@@ -172,6 +172,8 @@ impl Shared {
         }
         self.folder.rename(&unfinished, &path)?;
         self.folder.step(Step::SealRenamed);
+        // No open can count the journal's entries once it is gone.
+        self.keep_scopes(journal.tally.header.store_id)?;
         let is_listed = self.with_manifest(|manifest| {
             // The sweeper may have been faster.
             if !manifest.state().segments.iter().any(|row| row.id == id) {

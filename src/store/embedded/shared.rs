@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::batch::Added;
 use super::budget::Budget;
 use super::condition::Condition;
 use super::folder::Folder;
@@ -17,7 +18,7 @@ use super::tally::Tally;
 use super::view::{Current, View};
 use super::writer::Writer;
 use crate::clock::{Timeline, Timestamp};
-use crate::decision::{self, Command, Context};
+use crate::decision::{self, Command, Context, Limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Meters;
 use crate::record::Record;
@@ -72,10 +73,19 @@ impl Shared {
         }
     }
 
-    /// Whether there is no room for a new key, with so many more that aren't published yet.
-    pub(super) fn is_full(&self, added: i64) -> bool {
-        let live_keys = self.view.live_keys().saturating_add_signed(added);
-        live_keys >= self.rules.max_live_keys || self.is_disk_full()
+    /// What leaves no room for a new key, with what isn't published yet.
+    pub(super) fn limit_to(&self, digest: &Digest, added: Added) -> Option<Limit> {
+        let live_keys = self.view.live_keys().saturating_add_signed(added.keys);
+        if live_keys >= self.rules.max_live_keys {
+            return Some(Limit::LiveKeys);
+        }
+        if self.is_disk_full() {
+            return Some(Limit::Disk);
+        }
+        let most = self.rules.max_live_keys_per_scope?;
+        let of_scope = self.view.live_keys_of_scope(digest);
+        let of_scope = of_scope.saturating_add_signed(added.keys_of_scope);
+        (of_scope >= most).then_some(Limit::LiveKeysPerScope)
     }
 
     /// Whether the segments take so much of the disk that the rest is kept for the completions of what was granted.
@@ -85,14 +95,23 @@ impl Shared {
     }
 
     /// Decides against a published state; nothing is changed.
-    pub(super) fn decide(&self, record: Option<&Record>, command: &Command, seen: Seen) -> Glance {
+    pub(super) fn decide(
+        &self,
+        digest: &Digest,
+        record: Option<&Record>,
+        command: &Command,
+        seen: Seen,
+    ) -> Glance {
         // A key whose record is over counts as live all the same.
-        let is_full = record.is_none() && self.is_full(0);
+        let full = match record {
+            Some(_) => None,
+            None => self.limit_to(digest, Added::default()),
+        };
         let context = Context {
             now: self.timeline.now(),
             // A grant is only ever made by the writer, with a token of its own.
             next_token: 0,
-            is_full,
+            full,
             on_abandon: self.rules.on_abandon,
         };
         Glance::of(decision::decide(record, command, &context), seen)
@@ -138,6 +157,14 @@ impl Shared {
         work(manifest.as_mut().ok_or_else(Error::closed)?)
     }
 
+    /// Keeps the counts by scope, if there are any, beside the segments.
+    pub(super) fn keep_scopes(&self, store_id: [u8; 16]) -> Result<()> {
+        match self.view.scopes_to_keep(store_id) {
+            Some(counts) => self.folder.keep_scopes(&counts),
+            None => Ok(()),
+        }
+    }
+
     /// Closes every file, once the threads are gone, and lets go of the folder.
     ///
     /// The manifest says last that all is well. If something failed, it says what the active segment holds for sure.
@@ -151,7 +178,8 @@ impl Shared {
         let has_failed = self.condition.has_failed();
         let mut result = Ok(());
         if let (Some(active), false) = (set.active(), has_failed) {
-            result = active.write_checkpoint();
+            let kept = self.keep_scopes(manifest.state().store_id);
+            result = kept.and_then(|()| active.write_checkpoint());
         }
         let holds = set.active().map(|active| active.content());
         let tallies: Vec<Arc<Tally>> = set.tallies().cloned().collect();

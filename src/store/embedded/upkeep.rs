@@ -201,8 +201,7 @@ impl Shared {
         if !is_listed {
             return Ok(None);
         }
-        let records = segment.tally().take();
-        self.view.uncount(records);
+        let records = self.view.uncount(segment.tally());
         self.folder.step(Step::Unlisted);
         // If this fails, the file is an orphan, and the next open removes it.
         Folder::remove_file(&self.folder.journal(id))?;

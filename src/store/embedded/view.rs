@@ -5,20 +5,24 @@
 //! take locks for the length of a map's look-up only, and never while anything is written to the disk.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::cache::ReplayCache;
 use super::index::{Slot, SlotKind};
+use super::place::{Place, Spot};
+use super::scopes::{Counted, ScopeCounts};
 use super::set::SegmentSet;
-use crate::codec::{self, EntryState, JournalEntry};
+use super::tally::Tally;
+use crate::codec::{self, JournalEntry};
 use crate::encryption::Cipher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
 use crate::record::{Record, Stored};
 use crate::secret::{BuildDigestHasher, Digest};
 use crate::store::Seen;
-use crate::sync::RwLock;
+use crate::sync::{Mutex, RwLock};
 
 const STRIPES: usize = 64;
 
@@ -32,6 +36,8 @@ pub(super) struct View {
     cipher: Option<Cipher>,
     in_flight: AtomicU64,
     live_keys: AtomicI64,
+    /// Only if there is a limit on the keys of a scope.
+    scopes: Option<Mutex<ScopeCounts>>,
 }
 
 /// The attempts in flight of the keys of one stripe.
@@ -52,21 +58,6 @@ pub(super) enum Found {
     InFlight(Attempt),
     /// There is an entry, or there may be one, and it has to be read.
     OnDisk(Place),
-}
-
-/// Where the newest entry of a key stands.
-#[derive(Debug)]
-pub(super) struct Place {
-    set: Arc<SegmentSet>,
-    spot: Spot,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Spot {
-    /// In this of the set's journals.
-    Journal { at: usize, sequence: u64 },
-    /// Perhaps in this of the set's sealed segments, or else in an older one with a higher number than the second.
-    Sealed { at: usize, above: u64 },
 }
 
 /// The state of a key that a decision is made against.
@@ -114,6 +105,7 @@ impl View {
         segments: SegmentSet,
         cache: Option<ReplayCache>,
         cipher: Option<Cipher>,
+        scopes: Option<ScopeCounts>,
     ) -> Self {
         let live_keys: u64 = segments.tallies().map(|tally| tally.live_keys()).sum();
         Self {
@@ -123,6 +115,7 @@ impl View {
             cipher,
             in_flight: AtomicU64::new(0),
             live_keys: AtomicI64::new(i64::try_from(live_keys).unwrap_or(i64::MAX)),
+            scopes: scopes.map(Mutex::new),
         }
     }
 
@@ -140,10 +133,34 @@ impl View {
         std::mem::replace(&mut *self.segments.write(), Arc::new(segments))
     }
 
-    /// Counts the keys of a segment no more.
-    pub(super) fn uncount(&self, live_keys: u64) {
-        let live_keys = i64::try_from(live_keys).unwrap_or(i64::MAX);
-        self.live_keys.fetch_sub(live_keys, Ordering::Relaxed);
+    /// Counts the keys of a segment no more, and gives how many they were.
+    pub(super) fn uncount(&self, tally: &Tally) -> u64 {
+        let live_keys = tally.take();
+        let less = i64::try_from(live_keys).unwrap_or(i64::MAX);
+        self.live_keys.fetch_sub(less, Ordering::Relaxed);
+        self.change_scopes(|scopes| scopes.end(tally.header.first_sequence));
+        live_keys
+    }
+
+    /// Counts the keys of merged segments by scope as those of one.
+    pub(super) fn merge_scopes(&self, first_sequences: RangeInclusive<u64>) {
+        self.change_scopes(|scopes| scopes.merge(first_sequences));
+    }
+
+    /// Begins to count the keys of a new segment by scope.
+    pub(super) fn begin_scopes(&self, first_sequence: u64) {
+        self.change_scopes(|scopes| scopes.begin(first_sequence));
+    }
+
+    fn change_scopes(&self, change: impl FnOnce(&mut ScopeCounts)) {
+        if let Some(scopes) = &self.scopes {
+            change(&mut scopes.lock());
+        }
+    }
+
+    /// The counts by scope as they are kept beside the segments, if there are any.
+    pub(super) fn scopes_to_keep(&self, store_id: [u8; 16]) -> Option<Vec<u8>> {
+        Some(self.scopes.as_ref()?.lock().to_bytes(store_id))
     }
 
     /// A completed record from the cache. It may be over.
@@ -296,6 +313,14 @@ impl View {
             added += 1;
         }
         self.live_keys.fetch_add(added, Ordering::Relaxed);
+        self.change_scopes(|scopes| {
+            scopes.count(Counted {
+                sequence: *sequence,
+                scope: digest.scope(),
+                prior: *prior,
+                is_live: stored.is_some(),
+            });
+        });
     }
 
     /// Puts an attempt in flight that the journal is known to hold; for recovery.
@@ -344,38 +369,14 @@ impl View {
         u64::try_from(self.live_keys.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
+    /// 0 if nobody counts them.
+    pub(super) fn live_keys_of_scope(&self, digest: &Digest) -> u64 {
+        let scopes = self.scopes.as_ref();
+        scopes.map_or(0, |scopes| scopes.lock().live_keys(digest))
+    }
+
     pub(super) fn cached_bytes(&self) -> u64 {
         self.cache.as_ref().map_or(0, ReplayCache::bytes)
-    }
-}
-
-impl Place {
-    fn read(&self, digest: &Digest) -> Result<Option<JournalEntry>> {
-        match self.spot {
-            Spot::Sealed { at, above } => self.set.read_sealed(digest, at, above),
-            Spot::Journal { at, sequence } => {
-                let entry = self.set.journals[at].read(sequence)?;
-                if entry.state == EntryState::Removed {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        "a segment's entry isn't what its index says; restore it from a backup",
-                    ));
-                }
-                Ok(Some(entry))
-            }
-        }
-    }
-
-    /// Whether the entry that was read here is still the newest of its key, as far as the memory can tell.
-    fn is_still_newest(&self, set: &SegmentSet, short: u128) -> bool {
-        if set.newest_sealed() != self.set.newest_sealed() {
-            return false;
-        }
-        let newest = set.newest_slot(short).map(|(_, slot)| slot.sequence());
-        match self.spot {
-            Spot::Journal { sequence, .. } => newest == Some(sequence),
-            Spot::Sealed { .. } => newest.is_none(),
-        }
     }
 }
 

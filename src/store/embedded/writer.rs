@@ -55,12 +55,13 @@ impl Writer {
         active: Arc<Journal>,
         next_sequence: u64,
     ) -> Self {
+        let batch = Batch::new(shared.rules.max_live_keys_per_scope.is_some());
         Self {
             shared,
             exits,
             active,
             next_sequence,
-            batch: Batch::default(),
+            batch,
             is_stopping: false,
             next_roll: Timestamp(0),
             pause: Duration::ZERO,
@@ -139,8 +140,12 @@ impl Writer {
             now,
             next_token: self.next_sequence,
             // A key that counts already, because its old record is still to be swept, adds nothing.
-            is_full: current.live_entry.is_none()
-                && self.shared.is_full(self.batch.live_keys_added()),
+            full: match current.live_entry {
+                Some(_) => None,
+                None => self
+                    .shared
+                    .limit_to(&request.digest, self.batch.added(&request.digest)),
+            },
             on_abandon: self.shared.rules.on_abandon,
         };
         let record = current.stored.as_ref().map(|stored| &stored.record);
@@ -358,6 +363,7 @@ impl Writer {
             drop(shared.view.set_segments(segments));
             Ok(())
         })?;
+        shared.view.begin_scopes(new.tally.header.first_sequence);
         self.active = new;
         self.step(Step::RollListed);
         if is_empty {
