@@ -148,7 +148,7 @@ fn random_cuts_lose_nothing() {
 
 #[test]
 fn cuts_during_recovery_lose_nothing() {
-    let (lives, cuts) = if is_full() { (50, 22) } else { (4, 5) };
+    let (lives, cuts) = if is_full() { (53, 22) } else { (4, 5) };
     let mut made = [0, 0];
     for seed in 0..lives {
         let (_folder, path) = folder();
