@@ -7,6 +7,7 @@
 //! digests, which are plain bytes.
 
 mod encrypted;
+mod limited;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -208,6 +209,13 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
 /// The checksum of bytes that only count in one place, which has this number.
 pub(crate) fn numbered_checksum(number: u64, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     XxHash3_64::oneshot_with_seed(number, bytes).to_le_bytes()
+}
+
+/// Adds the checksum that makes a version and a body an entry.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn checked(version_and_body: &[u8]) -> Vec<u8> {
+    let checksum = checksum(version_and_body);
+    [version_and_body, &checksum].concat()
 }
 
 fn undecodable(what: &str, error: bincode::error::DecodeError) -> Error {

@@ -58,13 +58,6 @@ fn encoded(stored: &Stored, sequence: u64) -> Vec<u8> {
     out
 }
 
-/// Bytes with a checksum that is right for them.
-fn sealed(version_and_body: &[u8]) -> Vec<u8> {
-    let mut bytes = version_and_body.to_vec();
-    bytes.extend_from_slice(&checksum(version_and_body));
-    bytes
-}
-
 #[test]
 fn every_record_comes_back_as_it_went_in() {
     for record in [in_flight(), completed()] {
@@ -162,15 +155,15 @@ fn trailing_bytes_are_refused_though_the_checksum_fits() {
     let sound = encoded(&stored(completed()), 9);
     let mut longer = sound[..sound.len() - CHECKSUM_BYTES].to_vec();
     longer.push(0);
-    let error = decode_at(&sealed(&longer), 9).unwrap_err();
+    let error = decode_at(&checked(&longer), 9).unwrap_err();
     assert!(error.to_string().contains("after its end"), "{error}");
 }
 
 #[test]
 fn a_newer_version_is_unsupported_and_not_corrupt() {
-    let error = decode_at(&sealed(&[VERSION + 1, 1, 2, 3]), 9).unwrap_err();
+    let error = decode_at(&checked(&[VERSION + 1, 1, 2, 3]), 9).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
-    let error = decode_at(&sealed(&[0, 1, 2, 3]), 9).unwrap_err();
+    let error = decode_at(&checked(&[0, 1, 2, 3]), 9).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
@@ -181,8 +174,49 @@ fn a_length_that_lies_is_an_error_and_allocates_nothing_of_that_size() {
     body.extend_from_slice(&[0; 32]);
     body.extend_from_slice(&[1, 253]);
     body.extend_from_slice(&(1_u64 << 60).to_le_bytes());
-    let error = decode_at(&sealed(&body), 9).unwrap_err();
+    let error = decode_at(&checked(&body), 9).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_list_over_its_limit_is_refused_before_it_is_read() {
+    let mut begun = vec![VERSION, 9, 5, 0, 32];
+    begun.extend_from_slice(&[0; 32]);
+    // No key's text.
+    begun.push(0);
+    let fingerprint = [&[1, 32][..], &[0; 32]].concat();
+    // In flight, with 33 parts; completed without parts, with a status, kept, with 1,025 headers. Nothing follows.
+    let parts = [&[0], &fingerprint[..], &[1, 33]].concat();
+    let headers = [&[1], &fingerprint[..], &[0, 7, 1, 5, 6, 200, 1, 251, 1, 4]].concat();
+    for (state, most) in [(parts, "at most 32"), (headers, "at most 1024")] {
+        let error = decode(&checked(&[&begun[..], &state].concat())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains(most), "{source}");
+    }
+}
+
+#[test]
+fn lists_at_their_limits_come_back_as_they_went_in() {
+    let parts = (0..crate::limits::MAX_FINGERPRINT_PARTS)
+        .fold(Fingerprint::builder(), |builder, number| {
+            builder.part(format!("part {number}"), "")
+        });
+    let headers =
+        (0..crate::limits::MAX_REPLY_HEADERS).fold(Reply::new(200, ""), |reply, number| {
+            let reply = reply.with_header(format!("header-{number}"), "value");
+            reply.with_trailer(format!("trailer-{number}"), "value")
+        });
+    let Record::Completed(record) = completed() else {
+        unreachable!("it is completed");
+    };
+    let stored = stored(Record::Completed(CompletedRecord {
+        fingerprint: Secret::derive(b"secret").seal(&parts.build().unwrap()),
+        reply: headers,
+        ..record
+    }));
+    let entry = decode_at(&encoded(&stored, 9), 9).unwrap();
+    assert_eq!(entry.into_stored(), Some(stored));
 }
 
 #[test]

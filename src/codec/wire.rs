@@ -6,11 +6,12 @@ use bytes::Bytes;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::limited::AtMost;
 use super::{ENTRY, EntryState, Heading, Outline, OutlineState, corrupt};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::key::Key;
-use crate::limits::MAX_REPLY_HEADERS;
+use crate::limits::{MAX_FINGERPRINT_PARTS, MAX_REPLY_HEADERS};
 use crate::record::{CompletedRecord, InFlightRecord, Record, attempt_ends_at};
 use crate::reply::Reply;
 use crate::secret::{Digest, SealedFingerprint, SealedPart};
@@ -117,7 +118,7 @@ pub(super) struct WireFingerprint<'a> {
     #[serde(borrow)]
     pub(super) whole: Fixed<'a, 32>,
     #[serde(borrow)]
-    pub(super) parts: Option<Vec<(&'a str, Fixed<'a, 8>)>>,
+    pub(super) parts: Option<WireParts<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -132,7 +133,9 @@ pub(super) struct WireReply<'a> {
     pub(super) trailers: WireFields<'a>,
 }
 
-type WireFields<'a> = Vec<(&'a str, Blob<'a>)>;
+type WireFields<'a> = AtMost<(&'a str, Blob<'a>), MAX_REPLY_HEADERS>;
+
+type WireParts<'a> = AtMost<(&'a str, Fixed<'a, 8>), MAX_FINGERPRINT_PARTS>;
 
 impl<'a> WireEntry<'a> {
     pub(super) fn new(
@@ -239,11 +242,11 @@ pub(super) fn entry_state(key: Option<&str>, state: WireState<'_>) -> Result<Ent
             lease_until: Timestamp(wire.lease_until_ms),
             retention: Duration::from_millis(wire.retention_ms),
         }),
-        WireState::Completed(wire) => Record::Completed(completed(wire, reply)?),
+        WireState::Completed(wire) => Record::Completed(completed(wire, reply)),
         WireState::Encrypted(wire) => Record::Completed(completed(wire, |reply| {
             let sealed = Bytes::copy_from_slice(reply.sealed.0);
-            Ok(Reply::encrypted(reply.encrypted_with, sealed))
-        })?),
+            Reply::encrypted(reply.encrypted_with, sealed)
+        })),
     };
     let key = key
         .map(|framed| Key::from_framed(framed).ok_or_else(|| corrupt(ENTRY, "holds no valid key")))
@@ -262,18 +265,15 @@ fn wire_completed<R>(record: &CompletedRecord, reply: R) -> WireCompleted<'_, R>
     }
 }
 
-fn completed<R>(
-    wire: WireCompleted<'_, R>,
-    reply: impl FnOnce(R) -> Result<Reply>,
-) -> Result<CompletedRecord> {
-    Ok(CompletedRecord {
+fn completed<R>(wire: WireCompleted<'_, R>, reply: impl FnOnce(R) -> Reply) -> CompletedRecord {
+    CompletedRecord {
         fingerprint: fingerprint(wire.fingerprint),
         token: wire.token,
         attempt: wire.attempt,
         completed_at: Timestamp(wire.completed_at_ms),
         expires_at: Timestamp(wire.expires_at_ms),
-        reply: reply(wire.reply)?,
-    })
+        reply: reply(wire.reply),
+    }
 }
 
 fn wire_fingerprint(fingerprint: &SealedFingerprint) -> WireFingerprint<'_> {
@@ -281,10 +281,12 @@ fn wire_fingerprint(fingerprint: &SealedFingerprint) -> WireFingerprint<'_> {
         version: fingerprint.version,
         whole: Fixed(&fingerprint.whole),
         parts: fingerprint.parts.as_ref().map(|parts| {
-            parts
-                .iter()
-                .map(|part| (part.name.as_ref(), Fixed(&part.tag)))
-                .collect()
+            let parts = parts.iter();
+            AtMost(
+                parts
+                    .map(|part| (part.name.as_ref(), Fixed(&part.tag)))
+                    .collect(),
+            )
         }),
     }
 }
@@ -294,8 +296,8 @@ fn fingerprint(wire: WireFingerprint<'_>) -> SealedFingerprint {
         version: wire.version,
         whole: *wire.whole.0,
         parts: wire.parts.map(|parts| {
+            let parts = parts.0.into_iter();
             parts
-                .into_iter()
                 .map(|(name, tag)| SealedPart {
                     name: name.into(),
                     tag: *tag.0,
@@ -316,26 +318,23 @@ pub(super) fn wire_reply(reply: &Reply) -> WireReply<'_> {
 }
 
 fn wire_fields<'a>(fields: impl Iterator<Item = (&'a str, &'a Bytes)>) -> WireFields<'a> {
-    fields.map(|(name, value)| (name, Blob(value))).collect()
+    AtMost(fields.map(|(name, value)| (name, Blob(value))).collect())
 }
 
-pub(super) fn reply(wire: WireReply<'_>) -> Result<Reply> {
-    Ok(Reply::from_parts(
+pub(super) fn reply(wire: WireReply<'_>) -> Reply {
+    Reply::from_parts(
         wire.status,
         wire.is_retained,
-        fields(wire.headers)?,
+        fields(wire.headers),
         Bytes::copy_from_slice(wire.body.0),
-        fields(wire.trailers)?,
-    ))
+        fields(wire.trailers),
+    )
 }
 
-fn fields(wire: WireFields<'_>) -> Result<Vec<(String, Bytes)>> {
-    if wire.len() > MAX_REPLY_HEADERS {
-        return Err(corrupt(ENTRY, "has more headers than a reply may"));
-    }
+fn fields(wire: WireFields<'_>) -> Vec<(String, Bytes)> {
     let owned =
         |(name, value): (&str, Blob<'_>)| (name.to_owned(), Bytes::copy_from_slice(value.0));
-    Ok(wire.into_iter().map(owned).collect())
+    wire.0.into_iter().map(owned).collect()
 }
 
 /// A run of bytes that is written and read whole; serde takes `&[u8]` for a list of numbers.
