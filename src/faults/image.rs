@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
+use super::random::Random;
 use super::recorder::{FileId, Op};
 
 const SECTOR: usize = 512;
@@ -280,44 +281,4 @@ fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
 
 fn to_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-/// A generator whose seed names a case.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// The same seed gives the same numbers.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
-        to_usize(self.next() % end.max(1) as u64)
-    }
-
-    /// A share in 256ths: none, all, half, or any.
-    fn share(&mut self) -> usize {
-        match self.below(4) {
-            0 => 0,
-            1 => 256,
-            2 => 128,
-            _ => self.below(257),
-        }
-    }
-
-    fn is_below(&mut self, share: usize) -> bool {
-        self.below(256) < share
-    }
 }

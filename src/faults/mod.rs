@@ -3,11 +3,13 @@
 
 mod failures;
 mod image;
+mod random;
 mod recorder;
 
 pub(crate) use failures::Asked;
 pub use failures::Failures;
-pub use image::{Folder, Image, Random};
+pub use image::{Folder, Image};
+pub use random::Random;
 pub use recorder::{FileId, Op, Recorder};
 
 /// The defect that this process was started with: its name in `ONCEWARD_MUTANT`.

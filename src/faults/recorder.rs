@@ -9,7 +9,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Condvar, Mutex};
 
 use super::failures::{Asked, Failing, Failures};
-use super::image::{Image, Random};
+use super::image::Image;
+use super::random::Random;
 
 /// Tells files apart, whatever they are called at the moment.
 pub type FileId = u64;

@@ -70,8 +70,13 @@ impl Failing {
         }
     }
 
+    /// A user who makes these choices.
+    pub(crate) fn user_by(&self, random: Random) -> User<'_> {
+        User::new(&self.engine, &self.clock, &self.recorder, random).tolerant()
+    }
+
     fn user(&self, seed: u64) -> User<'_> {
-        User::new(&self.engine, &self.clock, &self.recorder, seed).tolerant()
+        self.user_by(Random::new(seed))
     }
 }
 
@@ -193,7 +198,7 @@ fn restart_during(which: Failures, seed: u64, cuts: usize) -> Lived {
 }
 
 /// Cuts the power at some moments of a life, and at its end.
-fn cut(life: &Life, path: &std::path::Path, seed: u64, cuts: usize) {
+pub(crate) fn cut(life: &Life, path: &std::path::Path, seed: u64, cuts: usize) {
     let mut random = Random::new(seed);
     let mut moments: Vec<usize> = (0..cuts).map(|_| random.below(life.log.len())).collect();
     moments.push(life.log.len() - 1);

@@ -21,7 +21,7 @@ fn live(path: &Path, seed: u64, steps: usize) -> Life {
     let clock = ManualClock::new();
     let recorder = Recorder::watch(path).unwrap();
     let engine = builder(&clock).open(path).unwrap();
-    let mut user = User::new(&engine, &clock, &recorder, seed);
+    let mut user = User::new(&engine, &clock, &recorder, Random::new(seed));
     for _ in 0..steps {
         user.step();
     }

@@ -32,7 +32,7 @@ pub(crate) struct User<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) clock: &'a ManualClock,
     recorder: &'a Recorder,
-    random: Random,
+    pub(crate) random: Random,
     pub(crate) events: Vec<Event>,
     known: Expected,
     /// With their keys and retentions.
@@ -50,13 +50,13 @@ impl<'a> User<'a> {
         engine: &'a Engine,
         clock: &'a ManualClock,
         recorder: &'a Recorder,
-        seed: u64,
+        random: Random,
     ) -> Self {
         let mut user = Self {
             engine,
             clock,
             recorder,
-            random: Random::new(seed),
+            random,
             events: Vec::new(),
             known: Expected::default(),
             guards: Vec::new(),
@@ -207,9 +207,7 @@ impl<'a> User<'a> {
             return;
         };
         let size = self.random.below(2_000);
-        let body: Vec<u8> = (0..size)
-            .map(|_| self.random.next().to_le_bytes()[0])
-            .collect();
+        let body = self.random.bytes(size);
         let completed = State::Completed {
             attempt: guard.attempt(),
             body: body.clone(),
