@@ -127,6 +127,9 @@ mod error;
 #[doc(hidden)]
 pub mod faults;
 mod fingerprint;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod mutant;
 mod observe;

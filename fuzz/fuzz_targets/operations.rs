@@ -1,105 +1,84 @@
-//! Sequences of operations on the embedded engine and on the reference model: the same outcomes.
+//! Sequences of operations on the embedded engine and on the reference model: the same outcomes, and the same records
+//! after a restart.
 #![no_main]
 
 use std::time::Duration;
 
+use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use onceward::{Engine, Fingerprint, Guard, Key, ManualClock, Outcome, Reply};
+use onceward::{Reply, Resolution, Terms};
 
-#[derive(Debug, arbitrary::Arbitrary)]
-enum Step {
-    Begin { key: u8, request: bool },
-    Complete { guard: u8, body: u8 },
-    Renew { guard: u8 },
-    Release { guard: u8 },
-    Forget { key: u8 },
-    Pass { seconds: u16 },
-    Sweep,
-    Reopen,
-}
+#[path = "../../tests/integration/model/pair.rs"]
+mod pair;
 
-fn key(number: u8) -> Key {
-    Key::new("fuzz", format!("{}", number % 3)).expect("a valid key")
-}
+use pair::{KEYS, Pair, Setup, Step};
 
-/// What a begin found, in a form that can be compared, and the guard if there is one.
-fn begin(engine: &Engine, number: u8, request: bool) -> (String, Option<Guard>) {
-    let fingerprint = Fingerprint::of([u8::from(request)]);
-    match engine
-        .begin(&key(number), &fingerprint)
-        .expect("an outcome")
-    {
-        Outcome::Proceed(guard) => (format!("attempt {}", guard.attempt()), Some(guard)),
-        other => (format!("{other:?}"), None),
+/// Moments at which something begins or ends, and moments just before.
+const TIMES_MS: [u64; 10] = [
+    1, 1_000, 60_000, 119_999, 120_000, 150_000, 1_800_000, 3_599_999, 3_600_000, 90_000_000,
+];
+const STEPS: usize = 100;
+
+fn terms(input: &mut Unstructured<'_>) -> Result<Option<Terms>> {
+    if input.ratio(3, 4)? {
+        return Ok(None);
     }
+    let lease = *input.choose(&[60, 7_200])?;
+    let retention = *input.choose(&[600, 7_200, 86_400])?;
+    Ok(Some(Terms::new(
+        Duration::from_secs(lease),
+        Duration::from_secs(retention),
+    )))
 }
 
-fuzz_target!(|steps: Vec<Step>| {
-    let folder = tempfile::tempdir().expect("a folder");
-    let clock = ManualClock::new();
-    let builder = Engine::builder()
-        .clock(clock.clone())
-        .lease(Duration::from_secs(100))
-        .retention(Duration::from_secs(10_000))
-        .segment_entries(3);
-    let open = || {
-        builder
-            .clone()
-            .open(folder.path().join("engine"))
-            .expect("an engine")
+fn step(input: &mut Unstructured<'_>) -> Result<Step> {
+    let what = input.int_in_range(0..=19)?;
+    let key = input.choose_index(KEYS)?;
+    let guard = key;
+    Ok(match what {
+        0..=5 => Step::Begin {
+            key,
+            request: u8::from(input.ratio(1, 8)?),
+            terms: terms(input)?,
+        },
+        6..=9 => Step::Complete {
+            guard,
+            body: input.arbitrary()?,
+        },
+        10 => Step::Renew { guard },
+        11 => Step::Release { guard },
+        12 => Step::Drop { guard },
+        13 => Step::Forget { key },
+        14 => Step::Resolve {
+            key,
+            resolution: match input.arbitrary::<Option<u8>>()? {
+                None => Resolution::Release,
+                Some(body) => Resolution::Complete(Reply::new(200, vec![body])),
+            },
+        },
+        15 => Step::Check,
+        16..=17 => Step::Pass(Duration::from_millis(*input.choose(&TIMES_MS)?)),
+        18 => Step::Sweep,
+        _ => Step::Reopen,
+    })
+}
+
+fuzz_target!(|input: &[u8]| {
+    let mut input = Unstructured::new(input);
+    let Ok((holds, caches, entries)) = input.arbitrary::<(bool, bool, u8)>() else {
+        return;
     };
-    let model = builder.clone().open_in_memory().expect("a model");
-    let mut engine = open();
-    let mut guards: Vec<(Guard, Guard)> = Vec::new();
-    for step in steps.into_iter().take(64) {
-        let mut guard = |at: u8| {
-            (!guards.is_empty()).then(|| guards.swap_remove(usize::from(at) % guards.len()))
-        };
-        match step {
-            Step::Begin { key, request } => {
-                let (tested, modelled) =
-                    (begin(&engine, key, request), begin(&model, key, request));
-                assert_eq!(tested.0, modelled.0);
-                guards.extend(tested.1.zip(modelled.1));
-            }
-            Step::Complete { guard: at, body } => {
-                if let Some((tested, modelled)) = guard(at) {
-                    let reply = Reply::new(200, vec![body; 3]);
-                    let tested = tested.complete(reply.clone()).map_err(|error| error.kind());
-                    assert_eq!(
-                        tested,
-                        modelled.complete(reply).map_err(|error| error.kind())
-                    );
-                }
-            }
-            Step::Renew { guard: at } => {
-                if let Some((mut tested, mut modelled)) = guard(at) {
-                    let result = tested.renew().map_err(|error| error.kind());
-                    assert_eq!(result, modelled.renew().map_err(|error| error.kind()));
-                    guards.push((tested, modelled));
-                }
-            }
-            Step::Release { guard: at } => {
-                if let Some((tested, modelled)) = guard(at) {
-                    let tested = tested.release().map_err(|error| error.kind());
-                    assert_eq!(tested, modelled.release().map_err(|error| error.kind()));
-                }
-            }
-            Step::Forget { key: number } => {
-                let tested = engine.forget(&key(number)).map_err(|error| error.kind());
-                let modelled = model.forget(&key(number)).map_err(|error| error.kind());
-                assert_eq!(tested, modelled);
-            }
-            Step::Pass { seconds } => clock.advance(Duration::from_secs(seconds.into())),
-            Step::Sweep => {
-                engine.sweep().expect("a sweep");
-                model.sweep().expect("a sweep");
-            }
-            Step::Reopen => {
-                guards.clear();
-                engine.close().expect("a clean close");
-                engine = open();
-            }
+    let setup = Setup {
+        holds,
+        segment_entries: 2 + u64::from(entries % 5),
+        caches,
+    };
+    let mut pair = Pair::new(setup, tempfile::tempdir().expect("a folder"));
+    for _ in 0..STEPS {
+        match step(&mut input) {
+            Ok(step) if !input.is_empty() => pair.take(step),
+            _ => break,
         }
     }
+    pair.finish();
 });

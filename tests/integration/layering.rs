@@ -30,6 +30,7 @@ const FLOORS: &[&[&str]] = &[
     &["engine"],
     &["http"],
     &["middleware"],
+    &["fuzzing"],
 ];
 
 /// Crates that only some rooms may name.

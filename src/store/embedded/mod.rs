@@ -14,6 +14,8 @@ mod export;
 mod filter;
 mod folder;
 mod frozen_file;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod growing_file;
 mod index;
 mod journal;
