@@ -12,7 +12,7 @@ use crate::key::Key;
 use crate::record::{CompletedRecord, Record, Stored};
 use crate::reply::Reply;
 use crate::secret::{Digest, Secret};
-pub use crate::store::embedded::fuzzing::{Block, Manifest, checked_block};
+pub use crate::store::embedded::fuzzing::{Block, Manifest, Scopes, checked_block, checked_scopes};
 
 const KEY_NUMBER: u32 = 1;
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
 use onceward::fuzzing::{
-    Block, Entry, Manifest, Outline, checked, checked_block, encrypted_reply, framed,
-    key_from_framed, reply_from_encrypted,
+    Block, Entry, Manifest, Outline, Scopes, checked, checked_block, checked_scopes,
+    encrypted_reply, framed, key_from_framed, reply_from_encrypted,
 };
 use onceward::limits::{
     MAX_KEY_BYTES, MAX_PART_NAME_BYTES, MAX_REPLY_BYTES, MAX_REPLY_HEADERS, MAX_SCOPE_BYTES,
@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((&what, bytes)) = input.split_first() else {
         return;
     };
-    match what % 8 {
+    match what % 9 {
         0 => entry(bytes),
         1 => entry(&checked(bytes)),
         // As the crate writes it: the version 1.
@@ -42,7 +42,8 @@ fuzz_target!(|input: &[u8]| {
         4 => body(bytes),
         5 => encrypted(bytes),
         6 => block(bytes),
-        _ => manifest(bytes),
+        7 => manifest(bytes),
+        _ => scopes(bytes),
     }
 });
 
@@ -138,6 +139,25 @@ fn block(bytes: &[u8]) {
         assert!(block.count_with_prefix(prefix) > 0);
         assert!(block.continuation(length).len() <= length);
     }
+}
+
+fn scopes(bytes: &[u8]) {
+    const STORE: [u8; 16] = [7; 16];
+    drop(Scopes::decode(bytes, STORE));
+    let sealed = checked_scopes(&[&STORE, bytes].concat());
+    let counts = within(VALUE_PER_BYTE * bytes.len() + SMALL, || {
+        Scopes::decode(&sealed, STORE)
+    });
+    let Some(counts) = counts else {
+        return;
+    };
+    assert!(
+        Scopes::decode(&sealed, [8; 16]).is_none(),
+        "it is another store's"
+    );
+    let again = counts.encode(STORE);
+    let read = Scopes::decode(&again, STORE).expect("it can be decoded again");
+    assert_eq!(read.encode(STORE).len(), again.len());
 }
 
 fn manifest(bytes: &[u8]) {

@@ -2,6 +2,7 @@
 
 use super::block;
 use super::manifest::ManifestState;
+use super::scopes::{self, ScopeCounts};
 use crate::codec;
 use crate::error::Result;
 
@@ -46,6 +47,28 @@ impl<'a> Block<'a> {
     pub fn continuation(&self, wanted: usize) -> &'a [u8] {
         self.0.continuation(wanted)
     }
+}
+
+/// The counts by scope.
+#[derive(Debug)]
+pub struct Scopes(ScopeCounts);
+
+impl Scopes {
+    /// Reads what was kept for the store with this number.
+    pub fn decode(bytes: &[u8], store_id: [u8; 16]) -> Option<Self> {
+        ScopeCounts::from_bytes(bytes, store_id).map(Self)
+    }
+
+    /// The bytes of the same counts.
+    pub fn encode(&self, store_id: [u8; 16]) -> Vec<u8> {
+        self.0.to_bytes(store_id)
+    }
+}
+
+/// Adds the checksum that makes bytes counts by scope.
+pub fn checked_scopes(bytes: &[u8]) -> Vec<u8> {
+    let checksum = codec::numbered_checksum(scopes::VERSION, bytes);
+    [bytes, &checksum].concat()
 }
 
 /// Puts the checksum before a count and its list, which make it a block with this number.

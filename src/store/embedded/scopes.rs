@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use crate::codec::{self, Outline, OutlineState};
 use crate::secret::{BuildDigestHasher, Digest};
 
-const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 1;
 /// In place of the number of a segment's scopes.
 const NOT_COUNTED: u64 = u64::MAX;
 
