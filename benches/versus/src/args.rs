@@ -12,7 +12,7 @@ pub(crate) const USAGE: &str = "\
 cargo run --release --manifest-path benches/versus/Cargo.toml -- [OPTIONS]
 
   --quick             1, 8, 64 and 256 threads in short rounds: less than four minutes
-  --only NAME,...     these rivals alone, beside onceward
+  --only NAME,...     these rivals alone, beside onceward; 'encrypted' and 'limited' are onceward with a setting
   --secs N            how long each measurement lasts, 5 by default; fractions are allowed
   --rounds N          how often each is measured, 3 by default
   --slow-sync-ms N    every fsync and fdatasync takes so much longer, the servers' too
@@ -102,7 +102,7 @@ impl Args {
     pub(crate) fn kinds(&self) -> Vec<Kind> {
         let is_wanted = |kind: &Kind| match &self.only {
             Some(only) => *kind == Kind::Onceward || only.contains(kind),
-            None => true,
+            None => !kind.is_variant(),
         };
         Kind::ALL.into_iter().filter(is_wanted).collect()
     }

@@ -41,11 +41,15 @@ pub(crate) enum Kind {
     Fjall,
     Redis,
     Postgres,
+    /// onceward with its replies encrypted on the disk.
+    Encrypted,
+    /// onceward with a limit on the keys of each scope.
+    Limited,
 }
 
 impl Kind {
     /// In the order of the tables; the subject comes first.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Onceward,
         Self::Floor,
         Self::RedbNaive,
@@ -55,7 +59,14 @@ impl Kind {
         Self::Fjall,
         Self::Redis,
         Self::Postgres,
+        Self::Encrypted,
+        Self::Limited,
     ];
+
+    /// Whether it is the subject with another setting, which is measured only if it is asked for.
+    pub(crate) fn is_variant(self) -> bool {
+        matches!(self, Self::Encrypted | Self::Limited)
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -68,6 +79,8 @@ impl Kind {
             Self::Fjall => "fjall",
             Self::Redis => "redis",
             Self::Postgres => "postgres",
+            Self::Encrypted => "encrypted",
+            Self::Limited => "limited",
         }
     }
 
@@ -93,14 +106,22 @@ impl Kind {
     pub(crate) fn has_caches(self) -> bool {
         matches!(
             self,
-            Self::Onceward | Self::RedbNaive | Self::RedbGrouped | Self::Sqlite | Self::Fjall
+            Self::Onceward
+                | Self::Encrypted
+                | Self::Limited
+                | Self::RedbNaive
+                | Self::RedbGrouped
+                | Self::Sqlite
+                | Self::Fjall
         )
     }
 
     /// Opens the rival in a folder of its own, which exists.
     pub(crate) fn open(self, folder: &Path, caches: Caches) -> Result<Box<dyn Rival>> {
         let rival: Result<Box<dyn Rival>> = match self {
-            Self::Onceward => Onceward::open(folder, caches).map(|rival| Box::new(rival) as _),
+            Self::Onceward | Self::Encrypted | Self::Limited => {
+                Onceward::open(folder, caches, self).map(|rival| Box::new(rival) as _)
+            }
             Self::Floor => floor::Floor::open(folder).map(|rival| Box::new(rival) as _),
             Self::RedbNaive => {
                 redb_naive::Naive::open(folder, caches).map(|rival| Box::new(rival) as _)

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use onceward::bytes::Bytes;
-use onceward::{Engine, Fingerprint, Guard, Key, Outcome, Reply};
+use onceward::{EncryptionKeys, Engine, Fingerprint, Guard, Key, Outcome, Reply};
 
-use super::{Caches, SMALL_CACHE_BYTES};
+use super::{Caches, Kind, SMALL_CACHE_BYTES};
 use crate::rival::{Answer, BoxFuture, Caller, Reader, Rival, Task};
 
 const STATUS: u16 = 201;
@@ -18,8 +18,13 @@ pub(crate) struct Onceward {
 }
 
 impl Onceward {
-    pub(crate) fn open(folder: &Path, caches: Caches) -> Result<Self> {
-        let mut builder = Engine::builder().max_live_keys(MAX_LIVE_KEYS);
+    pub(crate) fn open(folder: &Path, caches: Caches, kind: Kind) -> Result<Self> {
+        let builder = Engine::builder().max_live_keys(MAX_LIVE_KEYS);
+        let mut builder = match kind {
+            Kind::Encrypted => builder.encryption(EncryptionKeys::new(1, [7; 32])),
+            Kind::Limited => builder.max_live_keys_per_scope(MAX_LIVE_KEYS),
+            _ => builder,
+        };
         if caches == Caches::Small {
             builder = builder.cache_bytes(SMALL_CACHE_BYTES).replay_cache_bytes(0);
         }
