@@ -20,6 +20,10 @@ pub(crate) enum Mutant {
     UnlinkedEarly,
     /// Segments are unlinked as they come to be over, whatever their age.
     UnlinkedOutOfOrder,
+    /// The counts by scope aren't kept when a segment is sealed.
+    ScopesNotKept,
+    /// The keys of a segment that is unlinked go on being counted by scope.
+    ScopesNotEnded,
     /// A begin that is queued as the writer's thread ends stays there.
     LeftInQueue,
     /// A waiter who goes takes the turn along that it was just given.

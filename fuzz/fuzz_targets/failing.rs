@@ -89,6 +89,7 @@ fn live(bench: &Failing, mut user: User<'_>, steps: usize, restarts: usize) -> L
         name: "the life".to_owned(),
         log,
         events: std::mem::take(&mut user.events),
+        has_failed: true,
     }
 }
 

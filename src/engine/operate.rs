@@ -143,6 +143,14 @@ impl Engine {
         self.core.sweeper.sweep().await
     }
 
+    /// Whether what is counted in several ways comes to the same, while nobody changes anything; `None` if not
+    /// everything is. For the fault tests.
+    #[cfg(onceward_faults)]
+    #[doc(hidden)]
+    pub fn do_counts_agree(&self) -> Option<bool> {
+        self.core.store.do_counts_agree()
+    }
+
     /// The engine's figures. Asks the file system for the sizes of the segments' files, and waits for
     /// nothing else; still answers after `close`.
     pub fn stats(&self) -> Stats {

@@ -1,6 +1,7 @@
 //! The store without a disk: the reference model, and a store for users' tests.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -104,9 +105,12 @@ impl Memory {
 impl State {
     fn remove(&mut self, digest: &Digest) {
         if self.records.remove(digest).is_some()
-            && let Some(of_scope) = self.live_keys_of.get_mut(&digest.scope())
+            && let Entry::Occupied(mut of_scope) = self.live_keys_of.entry(digest.scope())
         {
-            *of_scope -= 1;
+            *of_scope.get_mut() -= 1;
+            if *of_scope.get() == 0 {
+                of_scope.remove();
+            }
         }
     }
 }

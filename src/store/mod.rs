@@ -54,6 +54,13 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
         false
     }
 
+    /// Whether what is counted in several ways comes to the same, while nobody changes anything; `None` if not
+    /// everything is.
+    #[cfg(onceward_faults)]
+    fn do_counts_agree(&self) -> Option<bool> {
+        None
+    }
+
     /// What the store holds and has done. May ask the file system.
     fn figures(&self) -> Figures;
 

@@ -175,6 +175,9 @@ impl Expected {
         if counted < live {
             return Err(format!("{counted} keys are counted, {live} are live"));
         }
+        if engine.do_counts_agree() == Some(false) {
+            return Err("the scopes' live keys are others than all live keys".to_owned());
+        }
         let found = engine.verify(|_| ()).map_err(|error| error.to_string())?;
         if !found.is_sound() {
             return Err(format!("not sound: {:?}", found.problems));

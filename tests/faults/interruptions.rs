@@ -174,6 +174,7 @@ fn what_is_written_after_a_sync_of_a_former_process_failed_survives_power_cuts()
         name: "a life after a failed sync".to_owned(),
         log: bench.recorder.log(),
         events,
+        has_failed: true,
     };
     second.close().unwrap();
     let Failing {

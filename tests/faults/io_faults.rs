@@ -147,6 +147,7 @@ fn live_through(which: Failures, seed: u64, cuts: usize) -> Lived {
         name: case,
         log,
         events,
+        has_failed: true,
     };
     cut(&life, &path, seed, cuts);
     lived
@@ -183,6 +184,7 @@ fn restart_during(which: Failures, seed: u64, cuts: usize) -> Lived {
         name,
         log: bench.recorder.log(),
         events: std::mem::take(&mut user.events),
+        has_failed: true,
     };
     drop(user);
     again.close().unwrap();

@@ -4,7 +4,7 @@
 use std::process::{Command, Output};
 
 /// Each defect, tests that catch it, and what these say then: some are caught by a cut, others in the life before.
-const MUTANTS: [(&str, &str, &str); 10] = [
+const MUTANTS: [(&str, &str, &str); 12] = [
     ("AnswerFirst", "power_cuts::a_cut_at_every_call", "panicked"),
     (
         "AppendsAfterCrash",
@@ -42,6 +42,16 @@ const MUTANTS: [(&str, &str, &str); 10] = [
         "UnlinkedOutOfOrder",
         "promises::what_was_forgotten",
         "panicked",
+    ),
+    (
+        "ScopesNotKept",
+        "power_cuts::a_cut_at_every_call",
+        "counts by scope are lost",
+    ),
+    (
+        "ScopesNotEnded",
+        "power_cuts::random_cuts",
+        "are others than all",
     ),
 ];
 

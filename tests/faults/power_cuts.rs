@@ -15,6 +15,8 @@ pub(crate) struct Life {
     pub(crate) name: String,
     pub(crate) log: Vec<Op>,
     pub(crate) events: Vec<Event>,
+    /// Whether calls of the disk have failed.
+    pub(crate) has_failed: bool,
 }
 
 fn live(path: &Path, seed: u64, steps: usize) -> Life {
@@ -28,12 +30,19 @@ fn live(path: &Path, seed: u64, steps: usize) -> Life {
     // Guards that are dropped leave their keys alone.
     let events = std::mem::take(&mut user.events);
     drop(user);
+    let agree = engine.do_counts_agree();
+    assert_eq!(
+        agree,
+        Some(true),
+        "the scopes' live keys are others than all"
+    );
     engine.close().unwrap();
     let log = recorder.log();
     Life {
         name: format!("life {seed}"),
         log,
         events,
+        has_failed: false,
     }
 }
 
@@ -58,13 +67,16 @@ fn count_of(log: &[Op]) -> usize {
     marks.max().unwrap_or(0)
 }
 
-/// Opens what a cut left and checks it.
-fn check(path: &Path, events: &[Event]) -> Result<(), String> {
+/// Opens what a cut left and checks it. Whether calls of the disk have failed before, too.
+fn check(path: &Path, events: &[Event], has_failed: bool) -> Result<(), String> {
     let expected = Expected::after(events);
     let clock = ManualClock::at(expected.now.unwrap_or(SystemTime::UNIX_EPOCH));
     let opened = builder(&clock).open(path);
     let engine = opened.map_err(|error| format!("{error:?}"))?;
     expected.check(&engine)?;
+    if !has_failed && engine.do_counts_agree().is_none() {
+        return Err("the counts by scope are lost".to_owned());
+    }
     // It goes on.
     let outcome = engine.begin(&key(KEYS), &Fingerprint::of("request"));
     let Outcome::Proceed(guard) = outcome.unwrap() else {
@@ -80,7 +92,7 @@ fn check(path: &Path, events: &[Event]) -> Result<(), String> {
 pub(crate) fn check_cut(image: &Image, random: &mut Random, life: &Life, at: usize, path: &Path) {
     lay(&image.cut(random), path);
     let events = &life.events[..count_of(&life.log[..=at])];
-    if let Err(problem) = check(path, events) {
+    if let Err(problem) = check(path, events, life.has_failed) {
         let is_told = |op: &&Op| !matches!(op, Op::Write(..) | Op::Mark(_));
         let before = life.log[..=at].iter().filter(is_told);
         let before: Vec<String> = before.map(Op::summary).collect();
@@ -180,7 +192,7 @@ fn cuts_during_recovery_lose_nothing() {
                 log[..=at].iter().for_each(|op| image.apply(op));
                 lay(&image.cut(&mut random), &path);
             }
-            if let Err(problem) = check(&path, events) {
+            if let Err(problem) = check(&path, events, false) {
                 panic!("life {seed}, cut {cut} at {at}, cut again: {problem}");
             }
         }

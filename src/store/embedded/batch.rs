@@ -102,7 +102,10 @@ impl Batch {
         self.ranges.push(start..self.bytes.len());
         let added = i64::from(stored.is_some()) - i64::from(prior.is_some());
         self.added += added;
-        if let Some(of_scopes) = &mut self.added_of_scopes {
+        // What is freed makes room once it is published: it may not have counted.
+        if let Some(of_scopes) = &mut self.added_of_scopes
+            && added > 0
+        {
             *of_scopes.entry(digest.scope()).or_default() += added;
         }
         let staged = Staged {

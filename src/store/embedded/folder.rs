@@ -202,7 +202,10 @@ impl Folder {
     }
 
     pub(super) fn remove_scopes(&self) -> Result<()> {
-        Self::remove_file(&self.path.join(SCOPES))
+        self.durably(|| {
+            Self::remove_file(&self.path.join(format!("{SCOPES}{UNFINISHED}")))?;
+            Self::remove_file(&self.path.join(SCOPES))
+        })
     }
 
     fn kept(&self, name: &str) -> Result<Option<Vec<u8>>> {

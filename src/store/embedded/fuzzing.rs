@@ -2,7 +2,7 @@
 
 use super::block;
 use super::manifest::ManifestState;
-use super::scopes::{self, ScopeCounts};
+use super::scopes::{self, Counted, ScopeCounts};
 use crate::codec;
 use crate::error::Result;
 
@@ -61,7 +61,24 @@ impl Scopes {
 
     /// The bytes of the same counts.
     pub fn encode(&self, store_id: [u8; 16]) -> Vec<u8> {
-        self.0.to_bytes(store_id)
+        self.0.to_keep().to_bytes(store_id)
+    }
+
+    /// Fits them to segments that begin there, the later half of them journals, and lets the older half go.
+    pub fn use_for(&mut self, firsts: &[u64]) {
+        let middle = firsts.len() / 2;
+        let listed = firsts.iter().enumerate();
+        let listed: Vec<_> = listed.map(|(at, first)| (*first, at >= middle)).collect();
+        self.0.fit(&listed);
+        for (at, first) in firsts.iter().enumerate() {
+            self.0.count(Counted {
+                sequence: *first,
+                scope: at as u64,
+                prior: firsts.get(at / 2).copied(),
+                is_live: at % 3 > 0,
+            });
+        }
+        self.0.end_before(firsts.get(middle).copied().unwrap_or(0));
     }
 }
 

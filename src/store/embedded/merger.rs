@@ -294,9 +294,6 @@ impl Shared {
             segments.sealed.splice(replaced, [Arc::new(merged)]);
             manifest.update(|state| list(state, header, rolled))?;
             drop(self.view.set_segments(segments));
-            let last = members.last().map(|last| last.tally.header.first_sequence);
-            self.view
-                .merge_scopes(header.first_sequence..=last.unwrap_or(header.first_sequence));
             Ok(true)
         })
     }

@@ -280,6 +280,11 @@ impl Store for Embedded {
         self.shared.is_disk_full()
     }
 
+    #[cfg(onceward_faults)]
+    fn do_counts_agree(&self) -> Option<bool> {
+        self.shared.view.do_counts_agree()
+    }
+
     fn figures(&self) -> Figures {
         let shared = &*self.shared;
         let set = shared.view.segments();

@@ -63,7 +63,7 @@ impl Scan {
     /// Opens all segments that the manifest lists. Only the ends of journals are read that no checkpoint
     /// covers.
     pub(super) fn of(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<Self> {
-        let scopes = known_scopes(folder, state, settings)?;
+        let scopes = known_scopes(folder, state, settings);
         let kept_to = scopes.as_ref().map(ScopeCounts::counted_to);
         let mut scan = Self {
             scopes: scopes.map(Mutex::new),
@@ -79,6 +79,13 @@ impl Scan {
             } else {
                 scan.open_journal(folder, tally, row, state, settings)?;
             }
+        }
+        let last = scan.last_sequence.max(state.last_sequence);
+        if let Some(scopes) = &scan.scopes
+            && scopes.lock().counted_to() > last
+        {
+            // They were kept by a later state of the folder than this, which was restored.
+            scopes.lock().begin_anew(last);
         }
         Ok(scan)
     }
@@ -208,25 +215,23 @@ impl Scan {
     }
 }
 
-/// The counts by scope as they were kept, if there is a limit on them. Where they are missing or damaged, the keys begun
-/// so far don't count towards it.
+/// The counts by scope as they were kept. There are some if there is a limit on them or, so that an open without it
+/// doesn't lose them, if there ever was. Where they are missing or can't be read, the keys begun so far don't count.
 fn known_scopes(
     folder: &Folder,
     state: &ManifestState,
     settings: &Settings,
-) -> Result<Option<ScopeCounts>> {
-    if !settings.counts_scopes {
-        // From now on nobody keeps them right.
-        folder.remove_scopes()?;
-        return Ok(None);
-    }
-    let kept = folder.scopes()?;
+) -> Option<ScopeCounts> {
+    let kept = folder.scopes().ok().flatten();
     let kept = kept.and_then(|bytes| ScopeCounts::from_bytes(&bytes, state.store_id));
+    if kept.is_none() && !settings.counts_scopes {
+        return None;
+    }
     let mut counts = kept.unwrap_or_default();
     let listed = state.segments.iter();
     let listed = listed.map(|row| (row.first_sequence, !row.is_sealed));
     counts.fit(&listed.collect::<Vec<_>>());
-    Ok(Some(counts))
+    Some(counts)
 }
 
 /// The entries of a journal that no checkpoint covers.

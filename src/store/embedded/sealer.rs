@@ -173,7 +173,9 @@ impl Shared {
         self.folder.rename(&unfinished, &path)?;
         self.folder.step(Step::SealRenamed);
         // No open can count the journal's entries once it is gone.
-        self.keep_scopes(journal.tally.header.store_id)?;
+        if !mutant::is_on(Mutant::ScopesNotKept) {
+            self.keep_scopes(journal.tally.header.store_id)?;
+        }
         let is_listed = self.with_manifest(|manifest| {
             // The sweeper may have been faster.
             if !manifest.state().segments.iter().any(|row| row.id == id) {

@@ -157,12 +157,14 @@ impl Shared {
         work(manifest.as_mut().ok_or_else(Error::closed)?)
     }
 
-    /// Keeps the counts by scope, if there are any, beside the segments.
+    /// Keeps the counts by scope, if there are any, beside the segments. If they can't be, none are: that they are
+    /// missing costs less than what waits for them, and old ones would be taken for those of now.
     pub(super) fn keep_scopes(&self, store_id: [u8; 16]) -> Result<()> {
-        match self.view.scopes_to_keep(store_id) {
-            Some(counts) => self.folder.keep_scopes(&counts),
-            None => Ok(()),
-        }
+        let Some(counts) = self.view.scopes_to_keep() else {
+            return Ok(());
+        };
+        let kept = self.folder.keep_scopes(&counts.to_bytes(store_id));
+        kept.or_else(|_| self.folder.remove_scopes())
     }
 
     /// Closes every file, once the threads are gone, and lets go of the folder.

@@ -5,14 +5,13 @@
 //! take locks for the length of a map's look-up only, and never while anything is written to the disk.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::cache::ReplayCache;
 use super::index::{Slot, SlotKind};
 use super::place::{Place, Spot};
-use super::scopes::{Counted, ScopeCounts};
+use super::scopes::{Counted, ScopeCounts, ScopesToKeep};
 use super::set::SegmentSet;
 use super::tally::Tally;
 use crate::codec::{self, JournalEntry};
@@ -133,18 +132,21 @@ impl View {
         std::mem::replace(&mut *self.segments.write(), Arc::new(segments))
     }
 
-    /// Counts the keys of a segment no more, and gives how many they were.
+    /// Counts the keys of a segment no more that isn't in the set, and gives how many they were.
     pub(super) fn uncount(&self, tally: &Tally) -> u64 {
         let live_keys = tally.take();
         let less = i64::try_from(live_keys).unwrap_or(i64::MAX);
         self.live_keys.fetch_sub(less, Ordering::Relaxed);
-        self.change_scopes(|scopes| scopes.end(tally.header.first_sequence));
+        // Only the oldest ever go.
+        let set = self.segments();
+        let oldest = set
+            .tallies()
+            .map(|tally| tally.header.first_sequence)
+            .next();
+        if !mutant::is_on(Mutant::ScopesNotEnded) {
+            self.change_scopes(|scopes| scopes.end_before(oldest.unwrap_or(0)));
+        }
         live_keys
-    }
-
-    /// Counts the keys of merged segments by scope as those of one.
-    pub(super) fn merge_scopes(&self, first_sequences: RangeInclusive<u64>) {
-        self.change_scopes(|scopes| scopes.merge(first_sequences));
     }
 
     /// Begins to count the keys of a new segment by scope.
@@ -159,8 +161,15 @@ impl View {
     }
 
     /// The counts by scope as they are kept beside the segments, if there are any.
-    pub(super) fn scopes_to_keep(&self, store_id: [u8; 16]) -> Option<Vec<u8>> {
-        Some(self.scopes.as_ref()?.lock().to_bytes(store_id))
+    pub(super) fn scopes_to_keep(&self) -> Option<ScopesToKeep> {
+        Some(self.scopes.as_ref()?.lock().to_keep())
+    }
+
+    /// Whether all scopes together have as many live keys as there are; `None` if not all are counted.
+    #[cfg(onceward_faults)]
+    pub(super) fn do_counts_agree(&self) -> Option<bool> {
+        let all = self.scopes.as_ref()?.lock().all_live_keys()?;
+        Some(all == self.live_keys.load(Ordering::Relaxed))
     }
 
     /// A completed record from the cache. It may be over.
