@@ -41,11 +41,13 @@ pub enum Refusal {
     NotRetained,
     /// The server stopped while the handler ran.
     Interrupted,
+    /// The scope has as many live keys as one may.
+    ScopeFull,
 }
 
 impl Refusal {
     /// Each of them once, in the order of their numbers.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::KeyMissing,
         Self::KeyMalformed,
         Self::ScopeUnknown,
@@ -56,6 +58,7 @@ impl Refusal {
         Self::Unavailable,
         Self::NotRetained,
         Self::Interrupted,
+        Self::ScopeFull,
     ];
 }
 
@@ -81,7 +84,8 @@ pub enum Reason {
     Conflict(Conflict),
     /// [`Refusal::InFlight`], and since when.
     InFlight(InFlight),
-    /// [`Refusal::Unavailable`], and the engine's reason.
+    /// [`Refusal::Unavailable`], and the engine's reason; [`Refusal::ScopeFull`] if that is
+    /// [`ErrorKind::ScopeFull`].
     Unavailable(ErrorKind),
     /// [`Refusal::NotRetained`].
     #[non_exhaustive]
@@ -109,6 +113,7 @@ impl Reason {
             Self::BodyUnreadable => Refusal::BodyUnreadable,
             Self::Conflict(_) => Refusal::Conflict,
             Self::InFlight(_) => Refusal::InFlight,
+            Self::Unavailable(ErrorKind::ScopeFull) => Refusal::ScopeFull,
             Self::Unavailable(_) => Refusal::Unavailable,
             Self::NotRetained { .. } => Refusal::NotRetained,
             Self::Interrupted => Refusal::Interrupted,

@@ -24,7 +24,7 @@ const DRAFT: &str = "https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-id
 type Row = (Refusal, u16, u32, &'static str, &'static str, &'static str);
 
 /// What the presets share; where an API documents its own status, code or text, its preset says so.
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 11] = [
     (
         Refusal::KeyMissing,
         400,
@@ -104,6 +104,14 @@ const ROWS: [Row; 10] = [
         "request_interrupted",
         "The request was interrupted",
         "The server stopped before the request was carried out to its end; retry with the same Idempotency-Key.",
+    ),
+    (
+        Refusal::ScopeFull,
+        429,
+        8,
+        "idempotency_limit_reached",
+        "Too many Idempotency-Keys are in use",
+        "The request was not carried out, because too many Idempotency-Keys are in use; retry with the same one later.",
     ),
 ];
 
@@ -215,7 +223,9 @@ fn with_status(status: u16) -> Answer {
 /// Answers that a client should come back after say when.
 fn waiting(refusal: Refusal, answer: Answer) -> Answer {
     match refusal {
-        Refusal::InFlight | Refusal::Unavailable | Refusal::Interrupted => answer.retry_after(true),
+        Refusal::InFlight | Refusal::Unavailable | Refusal::Interrupted | Refusal::ScopeFull => {
+            answer.retry_after(true)
+        }
         _ => answer,
     }
 }
@@ -259,6 +269,7 @@ mod tests {
                 Reason::BodyUnreadable,
                 Reason::Conflict(Conflict { part: None }),
                 Reason::Unavailable(ErrorKind::Io),
+                Reason::Unavailable(ErrorKind::ScopeFull),
                 Reason::NotRetained { status: 201 },
                 Reason::Interrupted,
             ] {

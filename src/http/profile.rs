@@ -14,6 +14,10 @@ use super::keep::{Answered, Keep, is_told_at_the_end};
 use super::key_syntax::KeySyntax;
 use super::occasion::Occasion;
 use super::replay::Content;
+use crate::error::ErrorKind;
+
+/// Until some of a scope's keys expire, which takes up to a retention.
+const SCOPE_FULL_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// What an API promises about its idempotency keys; see the [module](super) for the four that there are.
 ///
@@ -102,6 +106,7 @@ impl Profile {
         let wait = match reason {
             Reason::InFlight(in_flight) if in_flight.is_held() => Some(self.rules.held_retry_after),
             Reason::InFlight(in_flight) => Some(in_flight.retry_after()),
+            Reason::Unavailable(ErrorKind::ScopeFull) => Some(SCOPE_FULL_RETRY_AFTER),
             Reason::Unavailable(_) | Reason::Interrupted => {
                 Some(self.rules.unavailable_retry_after)
             }

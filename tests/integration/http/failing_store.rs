@@ -1,4 +1,4 @@
-//! The store fails: 503 with `retry-after`, and the handler isn't called.
+//! The store fails, or is full: 503 or 429 with `retry-after`, and the handler isn't called.
 
 use onceward::http::Profile;
 use onceward::middleware::Options;
@@ -50,6 +50,24 @@ async fn a_closed_engine_refuses_keys_and_lets_requests_without_one_pass() {
         assert_eq!(server.executed(), 1);
         let without_key = Client::new().post(server.url("/payments"));
         assert_eq!(without_key.send().await.unwrap().status(), 201);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scope_at_its_limit_is_told_to_come_back_later_and_its_known_keys_are_replayed() {
+    for kind in KINDS {
+        let folder = folder();
+        let limited = Engine::builder().max_live_keys_per_scope(1);
+        let engine = limited.open(folder.path().join("engine")).unwrap();
+        let server = server_on(kind, engine).await;
+        assert_eq!(post(&server, "first", 10).await.status(), 201);
+        let refused = post(&server, "second", 10).await;
+        assert_eq!(refused.status(), 429);
+        assert_eq!(refused.headers()["retry-after"], "60");
+        let body: Value = refused.json().await.unwrap();
+        assert_eq!(body["errors"][0]["code"], "idempotency_limit_reached");
+        assert_eq!(post(&server, "first", 10).await.status(), 201);
+        assert_eq!(server.executed(), 1);
     }
 }
 

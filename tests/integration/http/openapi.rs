@@ -2,10 +2,12 @@
 
 use onceward::http::Profile;
 use onceward::middleware::Options;
+use onceward::{Engine, ManualClock};
 use reqwest::Client;
 use serde_json::Value;
 
 use super::servers::{Kind, Server};
+use crate::support::folder;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_examples_of_the_fragment_are_what_a_server_answers() {
@@ -14,7 +16,11 @@ async fn the_examples_of_the_fragment_are_what_a_server_answers() {
     let responses = fragment["components"]["responses"].as_object().unwrap();
     let codes = &fragment["components"]["schemas"]["IdempotencyError"]["properties"]["errors"];
     let codes = &codes["items"]["properties"]["code"]["enum"];
-    let server = Server::with(Kind::Tower, Profile::deck(), Options::new()).await;
+    let folder = folder();
+    let limited = Engine::builder().max_live_keys_per_scope(1);
+    let engine = limited.open(folder.path().join("engine")).unwrap();
+    let (profile, clock) = (Profile::deck(), ManualClock::new());
+    let server = Server::over(Kind::Tower, engine, clock, profile, Options::new()).await;
     let post = |key: &'static str, body: Vec<u8>| {
         let request = Client::new().post(server.url("/payments")).body(body);
         let request = request.header("x-request-id", "req_a1b2c3d4");
@@ -26,6 +32,7 @@ async fn the_examples_of_the_fragment_are_what_a_server_answers() {
         ("", 1),
         ("k", 2),
         ("large", (1 << 20) + 1),
+        ("one too many", 1),
         ("down", 1),
     ] {
         if key == "down" {
