@@ -125,10 +125,13 @@ impl Builder {
     /// How many keys of one scope may have a record before its new ones are refused with
     /// [`ErrorKind::ScopeFull`](crate::ErrorKind::ScopeFull), so that no tenant takes the room of all: at least 1; no limit by default.
     ///
-    /// They are counted as for [`max_live_keys`](Builder::max_live_keys), which holds as well; keys without a scope count as those of one more.
-    /// The counts outlive a restart and a crash. Where the limit is new to a folder, keys that were begun before count only if they
-    /// aren't sealed yet, so that it comes to hold in full after one retention. The counts take about 35 bytes of memory for each scope in each segment, and a file
-    /// that is written with each sealed segment.
+    /// [`max_live_keys`](Builder::max_live_keys) holds as well. A record that is over counts until it is swept, or until its key is begun anew; keys without a
+    /// scope count as those of one more. The counts outlive a restart, also one without the limit, and a crash. Where the limit is new to a
+    /// folder, keys that were begun before count only if they aren't sealed yet, so that it holds in full once those are unlinked, about one retention later.
+    ///
+    /// The counts take about 50 bytes of memory for each scope in each segment, and 16 in the file `scopes`, which is written anew with each
+    /// sealed segment and isn't part of [`max_disk_bytes`](Builder::max_disk_bytes): fit for tenants, less so for a scope of its own for each of millions of users.
+    /// To stop counting, remove that file while no engine has the folder open.
     pub fn max_live_keys_per_scope(mut self, keys: u64) -> Self {
         self.max_live_keys_per_scope = Some(keys);
         self

@@ -114,7 +114,8 @@ impl Engine {
     /// # Errors
     ///
     /// Never `Proceed` in doubt: [`ErrorKind::Full`](crate::ErrorKind::Full) for a new key at the limit
-    /// of live keys, [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) if the queue stayed full,
+    /// of live keys or disk space, [`ErrorKind::ScopeFull`](crate::ErrorKind::ScopeFull) at the limit of its scope,
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) if the queue stayed full,
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the key's record is damaged,
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable)
     /// or [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the store can't answer.
