@@ -67,6 +67,15 @@ impl Timeline {
         }
     }
 
+    /// A time that is `now`, whatever the wall clock says: somebody else's.
+    pub(crate) fn beginning_at(clock: Arc<dyn Clock>, now: Timestamp) -> Self {
+        Self {
+            anchor: now,
+            anchor_monotonic: clock.monotonic(),
+            clock,
+        }
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         let elapsed = self.clock.monotonic().saturating_sub(self.anchor_monotonic);
         self.anchor.plus(elapsed)

@@ -23,6 +23,9 @@ use crate::store::{Answer, Glance, Reads, Request, Seen, Store, unavailable};
 use crate::sync::Mutex;
 use crate::sync::thread::JoinHandle;
 
+/// Where nobody wakes those who wait for a key, they look again after this time at the latest.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(super) store: Arc<dyn Store>,
@@ -185,6 +188,7 @@ impl Core {
         let digest = self.store.secret().digest(key);
         let deadline = self.timeline.now().plus(patience);
         let mut turn: Option<Turn<'_>> = None;
+        let mut look = self.store.looks_again_after();
         loop {
             // On an error, the turn is passed on as it goes out of scope.
             let outcome = self.begin_once(key, fingerprint, terms, reads).await?;
@@ -206,19 +210,25 @@ impl Core {
             } else {
                 in_flight.lease_until
             };
-            let wait = self.waiters.join(digest, lease_end, deadline);
+            let until = match look {
+                Some(pause) => deadline.min(self.timeline.now().plus(pause)),
+                None => deadline,
+            };
+            let wait = self.waiters.join(digest, lease_end, until);
             // Nobody waits for what can't happen.
             self.store.condition()?;
-            let looks_again = !mutant::is_on(Mutant::NoSecondLook);
+            let looks_again = look.is_none() && !mutant::is_on(Mutant::NoSecondLook);
             if looks_again && !self.is_still_in_flight(&digest, fingerprint)? {
                 continue;
             }
+            look = look.map(|pause| LONGEST_LOOK.min(2 * pause));
             let waiting = self.meters.wait();
             let wake = wait.await;
             drop(waiting);
             match wake {
                 Wake::Look => {}
                 Wake::Turn => turn = Some(Turn::new(&self.waiters, digest)),
+                Wake::TimedOut if until < deadline => {}
                 Wake::TimedOut => {
                     return self.begin_once(key, fingerprint, terms, reads).await;
                 }

@@ -17,6 +17,8 @@ use crate::observe::Meters;
 use crate::secret::Secret;
 use crate::store::embedded::{self, Embedded};
 use crate::store::memory::Memory;
+#[cfg(feature = "register")]
+use crate::store::register::{Register, RegisterStore, connect};
 use crate::store::{Observer, Rules, Store};
 use crate::sync::Mutex;
 
@@ -82,6 +84,46 @@ impl Builder {
             let secret = Secret::derive(&material);
             Ok(Arc::new(Memory::new(secret, timeline, rules, observer)))
         })
+    }
+
+    /// Opens an engine whose records a [`Register`] keeps, with other engines, on this machine or on others.
+    ///
+    /// Waits for the register's first answer. The pepper, or that there is none, has to be the same for all. Time is the
+    /// server's; the clock of this engine only carries it on. Nobody counts the keys, so that
+    /// [`max_live_keys`](Builder::max_live_keys) isn't upheld, and what concerns files has no meaning.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if a setting is out of its range or can't be upheld, or the pepper not the one that the
+    /// register was first used with; [`ErrorKind::Unavailable`] if the register doesn't answer;
+    /// [`ErrorKind::UnsupportedFormat`] if a newer version of the crate was the first to use it.
+    #[cfg(feature = "register")]
+    pub fn open_on(self, register: impl Register) -> Result<Engine> {
+        self.check()?;
+        if self.max_live_keys_per_scope.is_some() || self.cipher.is_some() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "neither a limit on the keys of a scope nor encryption is there for a register",
+            ));
+        }
+        let meters = Meters::new(&self.name);
+        let connected = connect(register, self.pepper.clone(), Arc::clone(&self.clock))?;
+        let timeline = connected.timeline().clone();
+        self.start(timeline, meters, |_, _, rules, observer| {
+            let store = RegisterStore::start(connected, rules, observer);
+            Ok(Arc::new(store))
+        })
+    }
+
+    /// [`open_on`](Builder::open_on) as a future, which opens in a thread of its own. Dropped after its first poll, the
+    /// engine is opened and then closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_on`](Builder::open_on).
+    #[cfg(feature = "register")]
+    pub async fn open_on_async(self, register: impl Register) -> Result<Engine> {
+        in_new_thread("onceward-open", move || self.open_on(register)).await
     }
 
     fn start(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::embedded::{self, Embedded};
 use super::memory::Memory;
+use super::register::{Local, RegisterStore, connect};
 use super::{Answer, Glance, Observed, Observer, Reads, Request, Rules, Store};
 use crate::clock::{ManualClock, Timeline, Timer, Timestamp};
 use crate::decision::{Command, Grant, Holder, Limit, Verdict};
@@ -51,6 +52,23 @@ fn rules(on_abandon: OnAbandon, max_live_keys: u64) -> Rules {
         max_live_keys_per_scope: None,
         retention: RETENTION,
         keeps_keys: true,
+    }
+}
+
+/// One node on a register.
+fn register(on_abandon: OnAbandon) -> Bench {
+    let clock = ManualClock::new();
+    let server = Timeline::new(Arc::new(clock.clone()), Timestamp(0));
+    let connected = connect(Local::new(server), None, Arc::new(clock.clone())).unwrap();
+    let (timer, _) = Timer::start(connected.timeline().clone()).unwrap();
+    let rules = rules(on_abandon, u64::MAX);
+    let store = RegisterStore::start(connected, rules, Arc::new(Nobody));
+    Bench {
+        store: Arc::new(store),
+        embedded: None,
+        clock,
+        timer,
+        _folder: None,
     }
 }
 
@@ -506,8 +524,34 @@ fn a_sweep_removes_what_is_over_and_nothing_else(make: Make) {
     assert!(bench.store.in_flight().is_empty());
 }
 
+fn a_new_key_at_the_limit_is_refused_and_a_known_one_is_not(bench: &Bench) {
+    let grant = bench.granted("request");
+    let begin = || bench.ask_key("new", bench.begin_command("request"));
+    assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
+    assert!(bench.is_in_flight("request", false));
+    bench.past_lease();
+    assert_eq!(bench.granted("request").attempt, 2);
+    assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
+    assert!(matches!(
+        bench.complete(grant.token, "a"),
+        Verdict::LeaseLost(_)
+    ));
+    bench.past_lease();
+    let third = bench.granted("request");
+    bench.complete(third.token, "a");
+    assert!(bench.is_replayed("request", "a"));
+    assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
+    assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
+    // Its own expired record is no reason to refuse a key.
+    bench.clock.advance(RETENTION);
+    let fourth = bench.granted("request");
+    bench.complete(fourth.token, "b");
+    assert_eq!(bench.ask(Command::Forget), Verdict::Done);
+    assert!(matches!(begin(), Verdict::Proceed(_)));
+}
+
 macro_rules! conformance {
-    ($store:ident, $make:expr, $make_full:expr) => {
+    ($store:ident, $make:expr) => {
         mod $store {
             use super::*;
 
@@ -535,31 +579,6 @@ macro_rules! conformance {
                 a_lapsed_attempt_that_nobody_took_over_can_be_released
                 nothing_can_be_done_with_an_answer_that_has_expired
             );
-
-            #[test]
-            fn a_new_key_at_the_limit_is_refused_and_a_known_one_is_not() {
-                let bench: Bench = $make_full;
-                let grant = bench.granted("request");
-                let begin = || bench.ask_key("new", bench.begin_command("request"));
-                assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
-                assert!(bench.is_in_flight("request", false));
-                bench.past_lease();
-                assert_eq!(bench.granted("request").attempt, 2);
-                assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
-                assert!(matches!(bench.complete(grant.token, "a"), Verdict::LeaseLost(_)));
-                bench.past_lease();
-                let third = bench.granted("request");
-                bench.complete(third.token, "a");
-                assert!(bench.is_replayed("request", "a"));
-                assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
-                assert_eq!(begin(), Verdict::Full(Limit::LiveKeys));
-                // Its own expired record is no reason to refuse a key.
-                bench.clock.advance(RETENTION);
-                let fourth = bench.granted("request");
-                bench.complete(fourth.token, "b");
-                assert_eq!(bench.ask(Command::Forget), Verdict::Done);
-                assert!(matches!(begin(), Verdict::Proceed(_)));
-            }
         }
     };
     (@tests $make:expr; $($test:ident)*) => {
@@ -572,18 +591,28 @@ macro_rules! conformance {
     };
 }
 
-conformance!(
-    in_memory,
-    |on_abandon| memory(on_abandon, u64::MAX),
-    memory(OnAbandon::Rerun, 1)
-);
-conformance!(
-    on_disk,
-    |on_abandon| embedded(on_abandon, u64::MAX, 1_000, 1 << 20),
-    embedded(OnAbandon::Rerun, 1, 1_000, 1 << 20)
-);
-conformance!(
-    on_disk_in_tiny_segments,
-    |on_abandon| embedded(on_abandon, u64::MAX, 2, 0),
-    embedded(OnAbandon::Rerun, 1, 2, 0)
-);
+conformance!(in_memory, |on_abandon| memory(on_abandon, u64::MAX));
+conformance!(on_disk, |on_abandon| embedded(
+    on_abandon,
+    u64::MAX,
+    1_000,
+    1 << 20
+));
+conformance!(on_disk_in_tiny_segments, |on_abandon| embedded(
+    on_abandon,
+    u64::MAX,
+    2,
+    0
+));
+conformance!(on_a_register, register);
+
+#[test]
+fn every_store_that_counts_its_keys_refuses_new_ones_at_the_limit() {
+    for bench in [
+        memory(OnAbandon::Rerun, 1),
+        embedded(OnAbandon::Rerun, 1, 1_000, 1 << 20),
+        embedded(OnAbandon::Rerun, 1, 2, 0),
+    ] {
+        a_new_key_at_the_limit_is_refused_and_a_known_one_is_not(&bench);
+    }
+}

@@ -8,6 +8,8 @@ mod answer;
 mod conformance;
 pub(crate) mod embedded;
 pub(crate) mod memory;
+#[cfg(any(test, feature = "register"))]
+pub mod register;
 
 use std::fmt;
 use std::sync::Arc;
@@ -48,6 +50,12 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// How many keys have a record; never too low.
     fn live_keys(&self) -> u64;
+
+    /// How long a caller that waits for a key waits at first before it looks again, because nobody may wake it: others
+    /// change the keys, too.
+    fn looks_again_after(&self) -> Option<Duration> {
+        None
+    }
 
     /// Whether new keys are refused for want of disk space.
     fn is_disk_full(&self) -> bool {

@@ -60,7 +60,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sfv", &["http/key_syntax"]),
     ("serde_json", &["http/shape"]),
     ("stateright", &["protocol_model"]),
-    ("tokio", &["middleware"]),
+    ("tokio", &["middleware", "store/register"]),
     ("tower_service", &["middleware/tower"]),
     ("tower_layer", &["middleware/tower"]),
     (

@@ -24,6 +24,8 @@ mod model;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 mod observability;
 mod race;
+#[cfg(feature = "register")]
+mod register;
 mod reopen;
 mod scope_limit;
 mod sealing;

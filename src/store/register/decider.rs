@@ -1,0 +1,291 @@
+//! Commands on a register: decided here, changed there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::record::{Held, New};
+use super::running::Running;
+use super::server_time::ServerTime;
+use super::versions::Versions;
+use super::{Loaded, RecordId, Refused, Register, Swapped, Value, Version};
+use crate::clock::Timestamp;
+use crate::decision::{self, Change, Command, Context, Grant, Verdict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::record::Stored;
+use crate::secret::{Digest, Secret};
+use crate::store::{Observed, Observer, Request, Rules};
+use crate::sync::Mutex;
+
+/// How often a command is decided anew because others have changed the key meanwhile. Each time somebody got on.
+const MOST_DECISIONS: usize = 64;
+/// How often a swap of unknown outcome is asked for again. It is the same swap, so that it can't be made twice.
+const MOST_TRIES: usize = 3;
+/// What all commands share.
+pub(super) struct Decider<R> {
+    pub(super) register: R,
+    pub(super) secret: Secret,
+    pub(super) rules: Rules,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) time: ServerTime,
+    /// The attempts that were granted here, as they were written: what is done with a guard takes one round trip.
+    pub(super) own: Mutex<HashMap<Digest, Own>>,
+    pub(super) versions: Versions,
+    pub(super) running: Arc<Running>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    value: Value,
+    token: u64,
+}
+
+/// What a decision is made against.
+pub(super) struct View {
+    pub(super) value: Option<Value>,
+    pub(super) now: Timestamp,
+    /// Nobody has asked the server.
+    is_assumed: bool,
+}
+
+/// What became of a change.
+enum Made {
+    Done {
+        /// The server's time when it was asked for, at the earliest.
+        asked_at: Timestamp,
+    },
+    /// This is there.
+    Not(View),
+}
+
+impl From<Loaded> for View {
+    fn from(Loaded { value, now_ms }: Loaded) -> Self {
+        Self {
+            value,
+            now: Timestamp(now_ms),
+            is_assumed: false,
+        }
+    }
+}
+
+impl<R: Register> Decider<R> {
+    /// Decides against what the register has, and changes it.
+    pub(super) async fn carry_out(&self, request: Request) -> Result<Verdict> {
+        let Request {
+            key,
+            digest,
+            command,
+            ..
+        } = request;
+        let view = self.first_view(&digest, &command).await?;
+        let (verdict, is_behind) = self.settle(&key, digest, &command, view).await?;
+        let Some(renewal) = renewal(&command, &verdict).filter(|_| is_behind) else {
+            return Ok(verdict);
+        };
+        // The machine has slept, say: the lease would end too early by so much.
+        let view = self.first_view(&digest, &renewal).await?;
+        let (renewed, _) = self.settle(&key, digest, &renewal, view).await?;
+        match (verdict, renewed) {
+            (Verdict::Proceed(grant), Verdict::Renewed { lease_until }) => {
+                Ok(Verdict::Proceed(Grant {
+                    lease_until,
+                    ..grant
+                }))
+            }
+            (Verdict::Proceed(_), _) => Err(contended()),
+            (_, renewed) => Ok(renewed),
+        }
+    }
+
+    /// Gives the verdict, and whether it was made by a time that the server's was past already.
+    async fn settle(
+        &self,
+        key: &Key,
+        digest: Digest,
+        command: &Command,
+        mut view: View,
+    ) -> Result<(Verdict, bool)> {
+        for _ in 0..MOST_DECISIONS {
+            let held = view.value.as_ref().map(|value| Held::of(value, &digest));
+            let held = held.transpose()?;
+            let last_token = held.as_ref().map_or(0, |held| held.token);
+            let context = Context {
+                now: view.now,
+                next_token: self.versions.token_after(last_token, view.now),
+                full: None,
+                on_abandon: self.rules.on_abandon,
+            };
+            let record = held.as_ref().and_then(Held::record);
+            let decision = decision::decide(record, command, &context);
+            let Some(change) = decision.change else {
+                if view.is_assumed {
+                    view = self.load(digest).await?;
+                    continue;
+                }
+                return Ok((decision.verdict, false));
+            };
+            let version = self.versions.next();
+            let (new, observed) = self.value_of(change, digest, key, &view, last_token, version)?;
+            let expected = view.value.as_ref().map(|value| value.version);
+            match self.swap(digest, expected, &new).await? {
+                Made::Done { asked_at } => {
+                    self.note_own(digest, new.value, observed, &decision.verdict);
+                    self.observer.changed(&digest, observed);
+                    let is_behind = view.is_assumed && asked_at > view.now;
+                    return Ok((decision.verdict, is_behind));
+                }
+                Made::Not(found) => view = found,
+            }
+        }
+        Err(contended())
+    }
+
+    /// What is likely so: a key that is begun is free, and an attempt that was granted here is as it was left.
+    async fn first_view(&self, digest: &Digest, command: &Command) -> Result<View> {
+        let token = match command {
+            Command::Begin { .. } => {
+                return Ok(View {
+                    value: None,
+                    now: self.time.latest(),
+                    is_assumed: true,
+                });
+            }
+            Command::Complete { token, .. }
+            | Command::Renew { token, .. }
+            | Command::Release { token } => Some(*token),
+            Command::Forget | Command::Resolve(_) => None,
+        };
+        let own = self.own.lock().get(digest).cloned();
+        match own.filter(|own| Some(own.token) == token) {
+            Some(own) => Ok(View {
+                value: Some(own.value),
+                now: self.time.latest(),
+                is_assumed: true,
+            }),
+            None => self.load(*digest).await,
+        }
+    }
+
+    pub(super) async fn load(&self, digest: Digest) -> Result<View> {
+        let asked = self.time.asking();
+        let loaded = self.register.load(RecordId(digest)).await;
+        let loaded = loaded.map_err(Refused::into_error)?;
+        self.time.learn(asked, Timestamp(loaded.now_ms));
+        Ok(loaded.into())
+    }
+
+    async fn swap(&self, digest: Digest, expected: Option<Version>, new: &New) -> Result<Made> {
+        let mut unknown = None;
+        for _ in 0..MOST_TRIES {
+            let asked = self.time.asking();
+            let (value, ends_at_ms) = (new.value.clone(), new.ends_at.0);
+            let swapped = self
+                .register
+                .swap(RecordId(digest), expected, value, ends_at_ms)
+                .await;
+            match swapped {
+                Ok(Swapped::Done { now_ms }) => {
+                    let asked_at = self.time.learn(asked, Timestamp(now_ms));
+                    return Ok(Made::Done { asked_at });
+                }
+                Ok(Swapped::Mismatch(found)) => {
+                    let asked_at = self.time.learn(asked, Timestamp(found.now_ms));
+                    let is_new = |value: &Value| value.version == new.value.version;
+                    // An earlier try was made after all.
+                    return Ok(if found.value.as_ref().is_some_and(is_new) {
+                        Made::Done { asked_at }
+                    } else {
+                        Made::Not(found.into())
+                    });
+                }
+                Err(refused) if unknown.is_none() && !refused.is_unknown => {
+                    return Err(refused.into_error());
+                }
+                Err(refused) => unknown = Some(refused),
+            }
+        }
+        Err(unknown_outcome(
+            unknown
+                .unwrap_or_else(|| unreachable!("it was tried"))
+                .cause,
+        ))
+    }
+
+    fn value_of(
+        &self,
+        change: Change,
+        digest: Digest,
+        key: &Key,
+        view: &View,
+        last_token: u64,
+        version: Version,
+    ) -> Result<(New, Observed)> {
+        match change {
+            Change::Remove => {
+                let freed = New::freed(digest, last_token, version, view.now)?;
+                Ok((freed, Observed::Free))
+            }
+            Change::Put(record) => {
+                let observed = Observed::of(Some(&record));
+                let stored = Stored {
+                    digest,
+                    key: self.rules.keeps_keys.then(|| key.clone()),
+                    record,
+                };
+                let new = New::put(&stored, version, view.now, self.rules.on_abandon)?;
+                Ok((new, observed))
+            }
+        }
+    }
+
+    fn note_own(&self, digest: Digest, value: Value, observed: Observed, verdict: &Verdict) {
+        let mut own = self.own.lock();
+        match (verdict, observed) {
+            (Verdict::Proceed(grant), _) => {
+                let token = grant.token;
+                own.insert(digest, Own { value, token });
+            }
+            (Verdict::Renewed { .. }, _) => {
+                if let Some(own) = own.get_mut(&digest) {
+                    own.value = value;
+                }
+            }
+            _ => drop(own.remove(&digest)),
+        }
+    }
+
+    pub(super) fn is_live(&self, stored: &Stored, now: Timestamp) -> bool {
+        !decision::is_over(&stored.record, now, self.rules.on_abandon)
+    }
+}
+
+/// What starts the lease anew that a command was given.
+fn renewal(command: &Command, verdict: &Verdict) -> Option<Command> {
+    match (command, verdict) {
+        (Command::Begin { lease, .. }, Verdict::Proceed(grant)) => Some(Command::Renew {
+            token: grant.token,
+            lease: *lease,
+        }),
+        (Command::Renew { token, lease }, Verdict::Renewed { .. }) => Some(Command::Renew {
+            token: *token,
+            lease: *lease,
+        }),
+        _ => None,
+    }
+}
+
+fn contended() -> Error {
+    Error::new(
+        ErrorKind::Overloaded,
+        "others changed the key each time that it was tried to; retry later",
+    )
+}
+
+fn unknown_outcome(cause: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::with_source(
+        ErrorKind::Unavailable,
+        "the store's server didn't say whether it made the change: it may have been made, or may still be; the same call can be \
+         made again",
+        cause,
+    )
+}

@@ -1,0 +1,263 @@
+//! Stores that several machines share: anything that can compare and swap one cell.
+//!
+//! All that a database has to offer is a [`Register`]: to read one key's value, and to replace it if it is still the one
+//! that was read. The decision is made by the engine, with the same function as everywhere. A value is one record's
+//! bytes, with a version that whoever wrote it chose at random. Who loses a swap gets what is there, and decides again
+//! against that. Each answer bears the server's clock, and time is the server's alone: nodes whose own clocks differ agree
+//! on when a lease ends.
+//!
+//! A new key, a replay, a completion, a renewal and a release take one round trip each; a key whose lease has ended, or
+//! that was freed or has expired and wasn't swept yet, takes two.
+//!
+//! # A backend
+//!
+//! This one keeps everything in a map behind a lock, which all engines of a process share:
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::ops::Bound;
+//! use std::sync::{Arc, Mutex, PoisonError};
+//! use std::time::SystemTime;
+//!
+//! use onceward::register::{Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version};
+//!
+//! #[derive(Clone, Default)]
+//! struct Shared(Arc<Mutex<BTreeMap<RecordId, (Value, u64)>>>);
+//!
+//! fn now_ms() -> u64 {
+//!     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+//!     since_1970.map_or(0, |time| time.as_millis() as u64)
+//! }
+//!
+//! impl Register for Shared {
+//!     async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
+//!         let cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+//!         let value = cells.get(&id).map(|(value, _)| value.clone());
+//!         Ok(Loaded { value, now_ms: now_ms() })
+//!     }
+//!
+//!     async fn swap(
+//!         &self,
+//!         id: RecordId,
+//!         expected: Option<Version>,
+//!         new: Value,
+//!         ends_at_ms: u64,
+//!     ) -> Result<Swapped, Refused> {
+//!         let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+//!         let value = cells.get(&id).map(|(value, _)| value.clone());
+//!         if value.as_ref().map(|value| value.version) != expected {
+//!             return Ok(Swapped::Mismatch(Loaded { value, now_ms: now_ms() }));
+//!         }
+//!         cells.insert(id, (new, ends_at_ms));
+//!         Ok(Swapped::Done { now_ms: now_ms() })
+//!     }
+//!
+//!     async fn sweep(&self) -> Result<u64, Refused> {
+//!         let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+//!         let before = cells.len();
+//!         cells.retain(|_, (_, ends_at_ms)| *ends_at_ms > now_ms());
+//!         Ok((before - cells.len()) as u64)
+//!     }
+//!
+//!     async fn scan(&self, after: Option<RecordId>, most: usize) -> Result<Page, Refused> {
+//!         let cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+//!         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+//!         let values = cells.range((from, Bound::Unbounded)).take(most);
+//!         let values = values.map(|(id, (value, _))| (*id, value.clone()));
+//!         Ok(Page { values: values.collect(), now_ms: now_ms() })
+//!     }
+//! }
+//!
+//! # use onceward::{Engine, Fingerprint, Key, Outcome, Reply};
+//! let shared = Shared::default();
+//! let one = Engine::builder().open_on(shared.clone())?;
+//! let other = Engine::builder().open_on(shared)?;
+//! let (key, fingerprint) = (Key::new("acct_42", "order-17")?, Fingerprint::of("request"));
+//! if let Outcome::Proceed(guard) = one.begin(&key, &fingerprint)? {
+//!     guard.complete(Reply::new(201, "booked"))?;
+//! }
+//! assert!(matches!(other.begin(&key, &fingerprint)?, Outcome::Replay(_)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod connect;
+mod decider;
+#[cfg(test)]
+mod local;
+mod meta;
+mod record;
+mod running;
+mod server_time;
+mod store;
+#[cfg(test)]
+mod tests;
+mod versions;
+mod walk;
+
+use std::fmt;
+use std::future::Future;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind};
+use crate::secret::Digest;
+
+pub(crate) use connect::connect;
+#[cfg(test)]
+pub(crate) use local::Local;
+pub(crate) use store::RegisterStore;
+
+/// A cell per key, on a server that all nodes share.
+///
+/// What is swapped has to be as durable, and as visible to every later call of any node, as the promises are meant
+/// to hold: a swap that was answered with [`Swapped::Done`] and is then lost is a lost answer, or a double grant.
+///
+/// All calls are made in a tokio runtime of the engine's own, with its timers and sockets.
+pub trait Register: Send + Sync + 'static {
+    /// Reads a cell.
+    fn load(&self, id: RecordId) -> impl Future<Output = Result<Loaded, Refused>> + Send;
+
+    /// Replaces the cell if its version is the expected one; `None` is expected of a key that has none.
+    ///
+    /// The register may remove the cell once its own clock says `ends_at_ms`, in milliseconds since 1970;
+    /// [`u64::MAX`] stands for never.
+    fn swap(
+        &self,
+        id: RecordId,
+        expected: Option<Version>,
+        new: Value,
+        ends_at_ms: u64,
+    ) -> impl Future<Output = Result<Swapped, Refused>> + Send;
+
+    /// Removes cells that have ended; gives how many. Several nodes may call it at the same time.
+    fn sweep(&self) -> impl Future<Output = Result<u64, Refused>> + Send;
+
+    /// The cells after `after` in the order of their ids' bytes, or from the first on: `most` of them, or all that there
+    /// are.
+    fn scan(
+        &self,
+        after: Option<RecordId>,
+        most: usize,
+    ) -> impl Future<Output = Result<Page, Refused>> + Send;
+}
+
+/// By what a register tells its cells apart: a keyed hash of scope and key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordId(pub(crate) Digest);
+
+/// Tells what one writer wrote from what any other did. Random, so that no two are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version(u64);
+
+/// What a register keeps of one key: opaque bytes of up to a reply's size and some more, and their version.
+#[derive(Clone, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)] // There is nothing else to keep.
+pub struct Value {
+    /// The version.
+    pub version: Version,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// What a register has of a key.
+#[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_structs)] // Backends make it.
+pub struct Loaded {
+    /// `None` if there is no such cell.
+    pub value: Option<Value>,
+    /// When it was read, by the server's clock: milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+/// What became of a swap.
+#[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_enums)] // Backends make it.
+pub enum Swapped {
+    /// The cell has the new value.
+    Done {
+        /// When it was made, by the server's clock: milliseconds since 1970.
+        now_ms: u64,
+    },
+    /// Another version is there than the expected one.
+    Mismatch(Loaded),
+}
+
+/// Some of a register's cells.
+#[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_structs)] // Backends make it.
+pub struct Page {
+    /// In the order of their ids.
+    pub values: Vec<(RecordId, Value)>,
+    /// When they were read, by the server's clock: milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+/// Why a register didn't answer.
+#[derive(Debug)]
+pub struct Refused {
+    is_unknown: bool,
+    cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Refused {
+    /// Nothing has changed, and nothing will.
+    pub fn unchanged(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            is_unknown: false,
+            cause: cause.into(),
+        }
+    }
+
+    /// The change may have been made, or may still be: the connection broke, or the time was up. The engine asks for
+    /// the same swap again, which can't be made twice.
+    pub fn unknown(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            is_unknown: true,
+            cause: cause.into(),
+        }
+    }
+
+    fn into_error(self) -> Error {
+        let message = "the store's server refused, or can't be reached; retry later";
+        Error::with_source(ErrorKind::Unavailable, message, self.cause)
+    }
+}
+
+impl RecordId {
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0.0
+    }
+
+    /// The id with these bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Digest(bytes))
+    }
+}
+
+impl Version {
+    /// As a number.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Of a number that [`to_bits`](Version::to_bits) gave.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecordId")
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Value")
+            .field("version", &self.version)
+            .field("bytes", &self.bytes.len())
+            .finish()
+    }
+}

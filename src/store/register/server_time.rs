@@ -1,0 +1,46 @@
+//! What time it is on the server, between two of its answers.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::clock::{Timeline, Timestamp};
+
+/// The server's time is taken for the latest that it can be, so that a lease that is reckoned by it ends no earlier than
+/// it should, and later by no more than a round trip.
+#[derive(Debug)]
+pub(super) struct ServerTime {
+    timeline: Timeline,
+    /// By how much the server is ahead of the timeline, at most.
+    ahead_ms: AtomicI64,
+}
+
+impl ServerTime {
+    /// Not the server's before the first answer was [learnt](ServerTime::learn).
+    pub(super) fn new(timeline: Timeline) -> Self {
+        Self {
+            timeline,
+            ahead_ms: AtomicI64::new(0),
+        }
+    }
+
+    /// This node's own time, for [`learn`](ServerTime::learn).
+    pub(super) fn asking(&self) -> Timestamp {
+        self.timeline.now()
+    }
+
+    /// Takes over what an answer said to what was asked at `asked`: the server's clock can't have been further
+    /// ahead than if it had been read at once. Gives the time on the server when it was asked, at the earliest: as if
+    /// it had been read just now.
+    pub(super) fn learn(&self, asked: Timestamp, answered: Timestamp) -> Timestamp {
+        let ahead = i128::from(answered.0) - i128::from(asked.0);
+        let ahead = i64::try_from(ahead).unwrap_or(i64::MAX);
+        self.ahead_ms.store(ahead, Ordering::Relaxed);
+        let took = self.timeline.now().0.saturating_sub(asked.0);
+        Timestamp(answered.0.saturating_sub(took))
+    }
+
+    /// The latest that it can be on the server.
+    pub(super) fn latest(&self) -> Timestamp {
+        let ahead = self.ahead_ms.load(Ordering::Relaxed);
+        Timestamp(self.timeline.now().0.saturating_add_signed(ahead))
+    }
+}

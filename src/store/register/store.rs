@@ -1,0 +1,240 @@
+//! The adapter that makes a register a store.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Runtime};
+
+use super::connect::{Connected, waited_in};
+use super::decider::Decider;
+use super::record::Held;
+use super::server_time::ServerTime;
+use super::versions::Versions;
+use super::walk::{Walk, Walked};
+use super::{Page, RecordId, Refused, Register};
+use crate::decision::Command;
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Stage};
+use crate::record::{Record, Stored};
+use crate::secret::{Digest, Secret};
+use crate::store::{
+    Answer, Chunks, Figures, Glance, Observer, Reads, Request, Rules, Seen, Store, Swept,
+};
+use crate::sync::Mutex;
+use crate::verification::Verification;
+
+/// How long somebody who waits for a key waits before looking again, at first.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// A store whose records a [`Register`] keeps.
+pub(crate) struct RegisterStore<R> {
+    access: Access<R>,
+    /// `None` once the store is closed.
+    runtime: Mutex<Option<Runtime>>,
+}
+
+/// A way to the register for callers that wait.
+pub(super) struct Access<R> {
+    shared: Arc<Decider<R>>,
+    runtime: Handle,
+}
+
+impl<R: Register> RegisterStore<R> {
+    /// Starts the store of a register that was connected to.
+    pub(crate) fn start(
+        connected: Connected<R>,
+        rules: Rules,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let Connected {
+            runtime,
+            register,
+            secret,
+            timeline,
+            seed,
+        } = connected;
+        let access = Access {
+            shared: Arc::new(Decider {
+                register,
+                secret,
+                rules,
+                observer,
+                time: ServerTime::new(timeline),
+                own: Mutex::default(),
+                versions: Versions::after(seed),
+                running: Arc::default(),
+            }),
+            runtime: runtime.handle().clone(),
+        };
+        Self {
+            access,
+            runtime: Mutex::new(Some(runtime)),
+        }
+    }
+}
+
+impl<R> Clone for Access<R> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            runtime: self.runtime.clone(),
+        }
+    }
+}
+
+impl<R: Register> Access<R> {
+    /// Runs something in the store's own runtime and waits for it, whether or not this thread is in another one's.
+    fn waited<T, F>(&self, work: impl FnOnce(Arc<Decider<R>>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let run = self.shared.running.begin().ok_or_else(Error::closed)?;
+        let work = work(Arc::clone(&self.shared));
+        let work = async move {
+            let result = work.await;
+            drop(run);
+            result
+        };
+        waited_in(&self.runtime, work)?
+    }
+
+    /// Some of the cells after `after`.
+    pub(super) fn page(&self, after: Option<RecordId>, most: usize) -> Result<Page> {
+        self.waited(move |shared| async move {
+            let page = shared.register.scan(after, most).await;
+            page.map_err(Refused::into_error)
+        })
+    }
+}
+
+impl<R: Register> Store for RegisterStore<R> {
+    fn secret(&self) -> &Secret {
+        &self.access.shared.secret
+    }
+
+    fn glance(&self, _: &Digest, _: &Command, _: Reads) -> Result<Glance> {
+        self.condition()?;
+        Ok(Glance::Write(Seen::default()))
+    }
+
+    fn load(&self, digest: &Digest) -> Result<Option<Stored>> {
+        let digest = *digest;
+        self.access.waited(move |shared| async move {
+            let view = shared.load(digest).await?;
+            let held = view
+                .value
+                .map(|value| Held::of(&value, &digest))
+                .transpose()?;
+            let stored = held.and_then(|held| held.stored);
+            Ok(stored.filter(|stored| shared.is_live(stored, view.now)))
+        })
+    }
+
+    fn submit(&self, request: Request, answer: Answer) {
+        let Access { shared, runtime } = self.access.clone();
+        let Some(run) = shared.running.begin() else {
+            return answer.send(Err(Error::closed()));
+        };
+        runtime.spawn(async move {
+            answer.send(shared.carry_out(request).await);
+            drop(run);
+        });
+    }
+
+    fn in_flight(&self) -> Vec<Arc<Stored>> {
+        let live = self.live().flatten().filter_map(Result::ok);
+        let in_flight = live.filter(|stored| matches!(stored.record, Record::InFlight(_)));
+        in_flight.map(Arc::new).collect()
+    }
+
+    fn sweep(&self) -> Result<Swept> {
+        self.access.waited(|shared| async move {
+            let swept = shared.register.sweep().await;
+            let records = swept.map_err(Refused::into_error)?;
+            Ok(Swept {
+                records,
+                segments: 0,
+            })
+        })
+    }
+
+    fn looks_again_after(&self) -> Option<Duration> {
+        Some(FIRST_LOOK)
+    }
+
+    /// Nobody counts them: a count would take as long as to walk through all.
+    fn live_keys(&self) -> u64 {
+        0
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            in_flight: self.access.shared.own.lock().len() as u64,
+            queued: self.access.shared.running.commands() as u64,
+            ..Figures::default()
+        }
+    }
+
+    fn verify(&self, tell: &mut dyn FnMut(Progress)) -> Result<Verification> {
+        let mut found = Verification::default();
+        for page in Walk::new(self.access.clone()) {
+            for walked in page? {
+                found.entries += 1;
+                if let Err(error) = walked.stored {
+                    found.note("the store's server", error.to_string());
+                }
+            }
+            tell(Progress::new(
+                Stage::Verifying,
+                found.entries,
+                found.entries,
+            ));
+        }
+        Ok(found)
+    }
+
+    fn export(&self) -> Chunks {
+        Box::new(self.live())
+    }
+
+    fn condition(&self) -> Result<()> {
+        if self.access.shared.running.is_closed() {
+            return Err(Error::closed());
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> Result<()> {
+        self.access.shared.running.close();
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+            self.access.shared.observer.stopped();
+        }
+        Ok(())
+    }
+}
+
+impl<R: Register> RegisterStore<R> {
+    /// Everything that isn't over, page by page.
+    fn live(&self) -> impl Iterator<Item = Vec<Result<Stored>>> + Send + 'static {
+        let shared = Arc::clone(&self.access.shared);
+        let live = move |walked: Walked| match walked.stored {
+            Ok(stored) => stored
+                .filter(|stored| shared.is_live(stored, walked.now))
+                .map(Ok),
+            Err(error) => Some(Err(error)),
+        };
+        Walk::new(self.access.clone()).map(move |page| match page {
+            Ok(page) => page.into_iter().filter_map(&live).collect(),
+            Err(error) => vec![Err(error)],
+        })
+    }
+}
+
+impl<R> fmt::Debug for RegisterStore<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisterStore").finish_non_exhaustive()
+    }
+}

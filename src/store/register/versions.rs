@@ -1,0 +1,38 @@
+//! Numbers that nobody else has: versions of values, and tokens of grants.
+
+use super::Version;
+use crate::clock::Timestamp;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// The low bits of a token, which are counted; the others are the server's milliseconds.
+const COUNTED_BITS: u32 = 20;
+
+#[derive(Debug)]
+pub(super) struct Versions {
+    seed: u64,
+    counted: AtomicU64,
+}
+
+impl Versions {
+    /// Those after a random one, which was used.
+    pub(super) fn after(first: Version) -> Self {
+        Self {
+            seed: first.0,
+            counted: AtomicU64::new(1),
+        }
+    }
+
+    /// Never the same twice here, and as likely as any other elsewhere.
+    pub(super) fn next(&self) -> Version {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let count = self.counted.fetch_add(1, Ordering::Relaxed);
+        Version(self.seed.wrapping_add(count.wrapping_mul(ODD)))
+    }
+
+    /// A token that is higher than the key's last one, and than all that the key had before its value was last removed:
+    /// that was longer ago than clocks are apart.
+    pub(super) fn token_after(&self, last: u64, now: Timestamp) -> u64 {
+        let count = self.counted.load(Ordering::Relaxed) % (1 << COUNTED_BITS);
+        (now.0 << COUNTED_BITS | count).max(last.saturating_add(1))
+    }
+}

@@ -1,0 +1,62 @@
+//! Walking through all cells, page by page.
+
+use super::meta::META;
+use super::record::Held;
+use super::store::Access;
+use super::{Page, RecordId, Register};
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::record::Stored;
+
+const PAGE: usize = 1_000;
+
+/// One cell's record, or what is wrong with it.
+pub(super) struct Walked {
+    pub(super) stored: Result<Option<Stored>>,
+    /// By the server's clock, when the cell was read.
+    pub(super) now: Timestamp,
+}
+
+/// All cells, one page after the other. Ends after an error of the register.
+pub(super) struct Walk<R> {
+    access: Access<R>,
+    after: RecordId,
+    is_over: bool,
+}
+
+impl<R: Register> Walk<R> {
+    pub(super) fn new(access: Access<R>) -> Self {
+        Self {
+            access,
+            after: META,
+            is_over: false,
+        }
+    }
+}
+
+impl<R: Register> Iterator for Walk<R> {
+    type Item = Result<Vec<Walked>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        match self.access.page(Some(self.after), PAGE) {
+            Ok(Page { values, now_ms }) => {
+                self.is_over = values.len() < PAGE;
+                if let Some((last, _)) = values.last() {
+                    self.after = *last;
+                }
+                let walked = values.iter().map(|(id, value)| Walked {
+                    stored: Held::of(value, &id.0).map(|held| held.stored),
+                    now: Timestamp(now_ms),
+                });
+                Some(Ok(walked.collect()))
+            }
+            Err(error) => {
+                self.is_over = true;
+                Some(Err(error))
+            }
+        }
+    }
+}
