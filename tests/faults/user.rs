@@ -38,6 +38,8 @@ pub(crate) struct User<'a> {
     /// With their keys and retentions.
     guards: Vec<(usize, Duration, Guard)>,
     last_token: u64,
+    /// That of each key's newest guard: an older one of the same attempt has lost the key.
+    newest_tokens: [u64; KEYS],
     /// Whether the disk may fail, and calls with it.
     is_tolerant: bool,
     /// How many calls did.
@@ -61,6 +63,7 @@ impl<'a> User<'a> {
             known: Expected::default(),
             guards: Vec::new(),
             last_token: 0,
+            newest_tokens: [0; KEYS],
             is_tolerant: false,
             errors: 0,
             longest_call: Duration::ZERO,
@@ -177,6 +180,7 @@ impl<'a> User<'a> {
         };
         assert!(guard.token() > self.last_token, "tokens rise");
         self.last_token = guard.token();
+        self.newest_tokens[number] = guard.token();
         self.tell(Event::Settled(number, vec![granted(guard.attempt())]));
         self.guards.push((number, kept_for, guard));
     }
@@ -196,7 +200,11 @@ impl<'a> User<'a> {
                     lease_until,
                     ..
                 },
-            ] => *attempt == guard.attempt() && now < *lease_until,
+            ] => {
+                guard.token() == self.newest_tokens[number]
+                    && *attempt == guard.attempt()
+                    && now < *lease_until
+            }
             _ => false,
         };
         Some((number, kept_for, guard, is_current))
