@@ -38,6 +38,7 @@ pub(super) struct Decider<R> {
 pub(super) struct Own {
     value: Value,
     token: u64,
+    lease_until: Timestamp,
 }
 
 /// What a decision is made against.
@@ -242,16 +243,27 @@ impl<R: Register> Decider<R> {
         let mut own = self.own.lock();
         match (verdict, observed) {
             (Verdict::Proceed(grant), _) => {
-                let token = grant.token;
-                own.insert(digest, Own { value, token });
+                let granted = Own {
+                    value,
+                    token: grant.token,
+                    lease_until: grant.lease_until,
+                };
+                own.insert(digest, granted);
             }
-            (Verdict::Renewed { .. }, _) => {
+            (Verdict::Renewed { lease_until }, _) => {
                 if let Some(own) = own.get_mut(&digest) {
                     own.value = value;
+                    own.lease_until = *lease_until;
                 }
             }
             _ => drop(own.remove(&digest)),
         }
+    }
+
+    /// Lets go of attempts whose lease is over. What is done with their guards takes a round trip more.
+    pub(super) fn prune_own(&self) {
+        let now = self.time.latest();
+        self.own.lock().retain(|_, own| own.lease_until > now);
     }
 
     pub(super) fn is_live(&self, stored: &Stored, now: Timestamp) -> bool {

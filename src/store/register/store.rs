@@ -151,6 +151,7 @@ impl<R: Register> Store for RegisterStore<R> {
 
     fn sweep(&self) -> Result<Swept> {
         self.access.waited(|shared| async move {
+            shared.prune_own();
             let swept = shared.register.sweep().await;
             let records = swept.map_err(Refused::into_error)?;
             Ok(Swept {

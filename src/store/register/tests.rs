@@ -418,6 +418,19 @@ fn everything_can_be_walked_through_though_it_takes_several_pages() {
 }
 
 #[test]
+fn attempts_that_were_abandoned_take_no_memory_for_good() {
+    let clock = ManualClock::new();
+    let node = Node::new(Local::new(timeline(&clock)), &clock);
+    let late = node.granted("late");
+    node.granted("abandoned");
+    assert_eq!(node.0.figures().in_flight, 2);
+    clock.advance(LEASE);
+    node.0.sweep().unwrap();
+    assert_eq!(node.0.figures().in_flight, 0);
+    assert_eq!(node.complete("late", late.token), Verdict::Done);
+}
+
+#[test]
 fn a_cell_in_another_ones_place_is_damage() {
     let clock = ManualClock::new();
     let register = Local::new(timeline(&clock));
