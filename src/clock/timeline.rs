@@ -68,6 +68,7 @@ impl Timeline {
     }
 
     /// A time that is `now`, whatever the wall clock says: somebody else's.
+    #[cfg(any(test, feature = "register"))]
     pub(crate) fn beginning_at(clock: Arc<dyn Clock>, now: Timestamp) -> Self {
         Self {
             anchor: now,
