@@ -63,13 +63,7 @@ fn register(on_abandon: OnAbandon) -> Bench {
     let (timer, _) = Timer::start(connected.timeline().clone()).unwrap();
     let rules = rules(on_abandon, u64::MAX);
     let store = RegisterStore::start(connected, rules, Arc::new(Nobody));
-    Bench {
-        store: Arc::new(store),
-        embedded: None,
-        clock,
-        timer,
-        _folder: None,
-    }
+    Bench::of(Arc::new(store), clock, timer)
 }
 
 fn memory(on_abandon: OnAbandon, max_live_keys: u64) -> Bench {
@@ -82,13 +76,7 @@ fn memory(on_abandon: OnAbandon, max_live_keys: u64) -> Bench {
         rules(on_abandon, max_live_keys),
         Arc::new(Nobody),
     );
-    Bench {
-        store: Arc::new(store),
-        embedded: None,
-        clock,
-        timer,
-        _folder: None,
-    }
+    Bench::of(Arc::new(store), clock, timer)
 }
 
 pub(super) fn embedded(
@@ -145,6 +133,17 @@ impl Drop for Bench {
 }
 
 impl Bench {
+    /// Of a store without files.
+    fn of(store: Arc<dyn Store>, clock: ManualClock, timer: Timer) -> Self {
+        Self {
+            store,
+            embedded: None,
+            clock,
+            timer,
+            _folder: None,
+        }
+    }
+
     pub(super) fn ask_key(&self, key: &str, command: Command) -> Verdict {
         let key = Key::new("tenant", key).unwrap();
         let digest = self.store.secret().digest(&key);

@@ -1,7 +1,7 @@
 //! The folder: who may use it, what lies in it, and how its entries get to the disk.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ const SECRET: &str = "secret";
 const MANIFEST: &str = "manifest.redb";
 /// How many live keys each scope has, where there is a limit on them.
 const SCOPES: &str = "scopes";
+const MOST_SECRET_BYTES: u64 = 1 << 10;
+/// Counts of about 60 million scopes. If there ever are more, counting begins anew with each open.
+const MOST_SCOPES_BYTES: u64 = 1 << 30;
 /// The ending of files that are renamed once they are whole.
 pub(super) const UNFINISHED: &str = ".new";
 
@@ -183,7 +186,7 @@ impl Folder {
 
     /// The secret that is kept in the folder, if there is one.
     pub(super) fn secret(&self) -> Result<Option<Vec<u8>>> {
-        self.kept(SECRET)
+        self.kept(SECRET, MOST_SECRET_BYTES)
     }
 
     /// Keeps a secret in the folder, durably.
@@ -193,7 +196,7 @@ impl Folder {
 
     /// The counts by scope that are kept in the folder, if there are any.
     pub(super) fn scopes(&self) -> Result<Option<Vec<u8>>> {
-        self.kept(SCOPES)
+        self.kept(SCOPES, MOST_SCOPES_BYTES)
     }
 
     /// Keeps counts by scope in the folder, durably, in place of those that were.
@@ -208,14 +211,18 @@ impl Folder {
         })
     }
 
-    fn kept(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match fs::read(self.path.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
+    /// What a file holds, but no more than so many bytes of it: a longer one isn't ours, and what was cut off it fails its check.
+    fn kept(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
+        let unreadable = |error| io_error("a file of the engine's folder can't be read", error);
+        match File::open(self.path.join(name)) {
+            Ok(file) => {
+                let mut bytes = Vec::new();
+                let read = file.take(most).read_to_end(&mut bytes);
+                read.map_err(unreadable)?;
+                Ok(Some(bytes))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_error(
-                "a file of the engine's folder can't be read",
-                error,
-            )),
+            Err(error) => Err(unreadable(error)),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::sync::Mutex;
 const MOST_DECISIONS: usize = 64;
 /// How often a swap of unknown outcome is asked for again. It is the same swap, so that it can't be made twice.
 const MOST_TRIES: usize = 3;
+
 /// What all commands share.
 pub(super) struct Decider<R> {
     pub(super) register: R,
@@ -130,7 +131,7 @@ impl<R: Register> Decider<R> {
             let expected = view.value.as_ref().map(|value| value.version);
             match self.swap(digest, expected, &new).await? {
                 Made::Done { asked_at } => {
-                    self.note_own(digest, new.value, observed, &decision.verdict);
+                    self.note_own(digest, new.value, &decision.verdict);
                     self.observer.changed(&digest, observed);
                     let is_behind = view.is_assumed && asked_at > view.now;
                     return Ok((decision.verdict, is_behind));
@@ -239,10 +240,10 @@ impl<R: Register> Decider<R> {
         }
     }
 
-    fn note_own(&self, digest: Digest, value: Value, observed: Observed, verdict: &Verdict) {
+    fn note_own(&self, digest: Digest, value: Value, verdict: &Verdict) {
         let mut own = self.own.lock();
-        match (verdict, observed) {
-            (Verdict::Proceed(grant), _) => {
+        match verdict {
+            Verdict::Proceed(grant) => {
                 let granted = Own {
                     value,
                     token: grant.token,
@@ -250,7 +251,7 @@ impl<R: Register> Decider<R> {
                 };
                 own.insert(digest, granted);
             }
-            (Verdict::Renewed { lease_until }, _) => {
+            Verdict::Renewed { lease_until } => {
                 if let Some(own) = own.get_mut(&digest) {
                     own.value = value;
                     own.lease_until = *lease_until;

@@ -27,6 +27,7 @@ use crate::verification::Verification;
 
 /// How long somebody who waits for a key waits before looking again, at first.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
+
 /// A store whose records a [`Register`] keeps.
 pub(crate) struct RegisterStore<R> {
     access: Access<R>,
