@@ -360,6 +360,33 @@ fn tokens_of_a_key_rise_across_nodes_releases_and_sweeps() {
     }
 }
 
+/// The other node has counted less far in the same millisecond.
+#[test]
+fn a_token_that_was_freed_and_swept_at_once_is_not_handed_out_again() {
+    let server = ManualClock::new();
+    let register = Local::new(timeline(&server));
+    let [one, other] = [0, 1].map(|_| Node::new(register.clone(), &server));
+    for key in 0..10 {
+        one.granted(&key.to_string());
+    }
+    let grant = one.granted("key");
+    assert_eq!(one.release("key", grant.token), Verdict::Done);
+    one.0.sweep().unwrap();
+    assert!(other.granted("key").token > grant.token);
+}
+
+#[test]
+fn a_guard_that_is_long_over_is_told_who_has_its_key_now() {
+    let server = ManualClock::new();
+    let register = Local::new(timeline(&server));
+    let [one, other] = [0, 1].map(|_| Node::new(register.clone(), &server));
+    let late = one.granted("key");
+    server.advance(LEASE + RETENTION);
+    assert_eq!(other.granted("key").attempt, 1);
+    let lost = Verdict::LeaseLost(Holder::InFlight { attempt: 1 });
+    assert_eq!(one.complete("key", late.token), lost);
+}
+
 #[test]
 fn the_usual_commands_take_one_round_trip() {
     let clock = ManualClock::new();
