@@ -18,7 +18,7 @@ use crate::secret::Secret;
 use crate::store::embedded::{self, Embedded};
 use crate::store::memory::Memory;
 #[cfg(feature = "register")]
-use crate::store::register::{Register, RegisterStore, connect};
+use crate::store::register::{Caching, Register, RegisterStore, connect};
 use crate::store::{Observer, Rules, Store};
 use crate::sync::Mutex;
 
@@ -110,8 +110,13 @@ impl Builder {
         let meters = Meters::new(&self.name);
         let connected = connect(register, self.pepper.clone(), Arc::clone(&self.clock))?;
         let timeline = connected.timeline().clone();
+        let caching = Caching {
+            bytes: self.replay_cache_bytes,
+            time: self.replay_cache_time,
+        };
+        let store_meters = meters.clone();
         self.start(timeline, meters, |_, _, rules, observer| {
-            let store = RegisterStore::start(connected, rules, observer);
+            let store = RegisterStore::start(connected, rules, caching, store_meters, observer);
             Ok(Arc::new(store))
         })
     }
@@ -226,6 +231,10 @@ impl Builder {
             ("replay_cache_bytes", self.replay_cache_bytes, 0, TIB),
         ] {
             check_number(name, value as u64, least, most)?;
+        }
+        #[cfg(feature = "register")]
+        if self.replay_cache_time > Duration::ZERO {
+            check_duration("replay_cache_time", self.replay_cache_time, DAY)?;
         }
         check_number("segment_entries", self.segment_entries, 2, 100_000_000)?;
         check_number("segment_bytes", self.segment_bytes, 1 << 10, 64 << 30)?;

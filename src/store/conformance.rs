@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::embedded::{self, Embedded};
 use super::memory::Memory;
-use super::register::{Local, RegisterStore, connect};
+use super::register::{Caching, Local, RegisterStore, connect};
 use super::{Answer, Glance, Observed, Observer, Reads, Request, Rules, Store};
 use crate::clock::{ManualClock, Timeline, Timer, Timestamp};
 use crate::decision::{Command, Grant, Holder, Limit, Verdict};
@@ -62,7 +62,12 @@ fn register(on_abandon: OnAbandon) -> Bench {
     let connected = connect(Local::new(server), None, Arc::new(clock.clone())).unwrap();
     let (timer, _) = Timer::start(connected.timeline().clone()).unwrap();
     let rules = rules(on_abandon, u64::MAX);
-    let store = RegisterStore::start(connected, rules, Arc::new(Nobody));
+    let caching = Caching {
+        bytes: 1 << 20,
+        time: RETENTION,
+    };
+    let meters = Meters::new("test");
+    let store = RegisterStore::start(connected, rules, caching, meters, Arc::new(Nobody));
     Bench::of(Arc::new(store), clock, timer)
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod embedded;
 pub(crate) mod memory;
 #[cfg(any(test, feature = "register"))]
 pub mod register;
+mod replay_cache;
 
 use std::fmt;
 use std::sync::Arc;

@@ -38,7 +38,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("redb", &["store/embedded"]),
     ("bincode", &["codec"]),
     ("twox_hash", &["codec"]),
-    ("quick_cache", &["store/embedded"]),
+    ("quick_cache", &["store/replay_cache"]),
     ("rustix", &["store/embedded/disk"]),
     ("chacha20poly1305", &["encryption"]),
     ("crossbeam_channel", &["sync"]),

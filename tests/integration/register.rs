@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use onceward::register::{Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version};
+use onceward::register::{
+    Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
+};
 use onceward::{Clock, Engine, ErrorKind, ManualClock, OnAbandon, Outcome, Reply};
 
 use crate::support::{LEASE, RETENTION, completed, granted, in_flight, key, replayed, request};
@@ -16,6 +19,7 @@ use crate::support::{LEASE, RETENTION, completed, granted, in_flight, key, repla
 struct Server {
     clock: ManualClock,
     cells: Arc<Mutex<BTreeMap<RecordId, (Value, u64)>>>,
+    is_silent: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -23,6 +27,7 @@ impl Server {
         Self {
             clock: ManualClock::new(),
             cells: Arc::default(),
+            is_silent: Arc::default(),
         }
     }
 
@@ -33,6 +38,7 @@ impl Server {
 
     fn node(&self) -> Engine {
         let builder = Engine::builder().clock(self.clock.clone());
+        let builder = builder.replay_cache_time(Duration::ZERO);
         builder.open_on(self.clone()).unwrap()
     }
 }
@@ -53,6 +59,9 @@ impl Register for Server {
         new: Value,
         ends_at_ms: u64,
     ) -> Result<Swapped, Refused> {
+        if self.is_silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let mut cells = self.cells.lock().unwrap();
         let now_ms = self.now_ms();
         let value = cells.get(&id).map(|(value, _)| value.clone());
@@ -71,16 +80,17 @@ impl Register for Server {
         Ok((before - cells.len()) as u64)
     }
 
-    async fn scan(&self, after: Option<RecordId>, most: usize) -> Result<Page, Refused> {
+    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
         let cells = self.cells.lock().unwrap();
+        let after = from.and_then(|cursor| cursor.after());
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let values = cells.range((from, Bound::Unbounded)).take(most);
-        Ok(Page {
-            values: values
-                .map(|(id, (value, _))| (*id, value.clone()))
-                .collect(),
-            now_ms: self.now_ms(),
-        })
+        let values = values.map(|(id, (value, _))| (*id, value.clone()));
+        Ok(Page::in_order(values.collect(), most, self.now_ms()))
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(200)
     }
 }
 
@@ -188,4 +198,38 @@ fn what_a_register_cannot_uphold_is_refused() {
     let limited = Engine::builder().max_live_keys_per_scope(1);
     let refused = limited.open_on(Server::new()).map(drop).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+}
+
+#[test]
+fn a_reply_that_this_node_has_seen_is_answered_from_its_cache_until_it_is_forgotten_here() {
+    let server = Server::new();
+    let minute = Duration::from_secs(60);
+    let open = || {
+        let builder = Engine::builder().clock(server.clock.clone());
+        builder.replay_cache_time(minute).open_on(server.clone())
+    };
+    let (one, other) = (open().unwrap(), open().unwrap());
+    completed(&one, "key", "body");
+    replayed(&other, "key");
+    assert!(one.stats().replay_cache_bytes > 0);
+    assert!(other.stats().replay_cache_bytes > 0);
+    assert!(one.forget(&key("key")).unwrap());
+    // The other one wasn't told: this register has no announcements.
+    replayed(&other, "key");
+    let guard = granted(&one, "key");
+    server.clock.advance(minute);
+    in_flight(&other, "key");
+    guard.complete(Reply::new(200, "anew")).unwrap();
+    assert_eq!(replayed(&other, "key").body(), "anew");
+}
+
+#[test]
+fn a_register_that_says_nothing_fails_the_call_in_time() {
+    let server = Server::new();
+    let node = server.node();
+    server.is_silent.store(true, Ordering::SeqCst);
+    let refused = node.begin(&key("key"), &request()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    server.is_silent.store(false, Ordering::SeqCst);
+    completed(&node, "key", "body");
 }

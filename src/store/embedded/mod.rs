@@ -6,7 +6,6 @@ mod batch;
 mod blob;
 mod block;
 mod budget;
-mod cache;
 mod condition;
 mod disk;
 mod edge;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use redb::ReadableTableMetadata;
 
 use super::Settings;
-use super::cache::ReplayCache;
 use super::edge::redb_call;
 use super::folder::Folder;
 use super::journal::{JOURNAL, Journal};
@@ -21,6 +20,7 @@ use crate::clock::{Timeline, Timestamp};
 use crate::encryption::Cipher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
+use crate::store::replay_cache::ReplayCache;
 use crate::sync::Mutex;
 
 /// What redb makes of a new segment's file is no larger.

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use super::cache::ReplayCache;
 use super::index::{Slot, SlotKind};
 use super::place::{Place, Spot};
 use super::scopes::{Counted, ScopeCounts, ScopesToKeep};
@@ -21,6 +20,7 @@ use crate::mutant::{self, Mutant};
 use crate::record::{Record, Stored};
 use crate::secret::{BuildDigestHasher, Digest};
 use crate::store::Seen;
+use crate::store::replay_cache::ReplayCache;
 use crate::sync::{Mutex, RwLock};
 
 const STRIPES: usize = 64;
@@ -177,6 +177,7 @@ impl View {
         self.cache
             .as_ref()?
             .get(digest.short())
+            .map(|cached| cached.stored)
             .filter(|stored| stored.digest == *digest)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use super::decider::in_time;
 use super::meta::{self, META};
 use super::{Refused, Register, Version};
 use crate::clock::{Clock, Timeline, Timestamp};
@@ -43,8 +44,9 @@ pub(crate) fn connect<R: Register>(
     })?;
     let seed = Version(u64::from_le_bytes(seed));
     let (register, secret, timeline) = waited_in(runtime.handle(), async move {
-        let secret = meta::secret(&register, pepper, seed).await?;
-        let loaded = register.load(META).await.map_err(Refused::into_error)?;
+        let secret = in_time(&register, meta::secret(&register, pepper, seed)).await??;
+        let loaded = in_time(&register, register.load(META)).await?;
+        let loaded = loaded.map_err(Refused::into_error)?;
         let timeline = Timeline::beginning_at(clock, Timestamp(loaded.now_ms));
         Ok::<_, Error>((register, secret, timeline))
     })??;

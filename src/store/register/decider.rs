@@ -1,9 +1,14 @@
 //! Commands on a register: decided here, changed there.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 
+use tokio::time::timeout;
+
+use super::news::News;
 use super::record::{Held, New};
+use super::replies::{Replies, Since};
 use super::running::Running;
 use super::server_time::ServerTime;
 use super::versions::Versions;
@@ -32,6 +37,8 @@ pub(super) struct Decider<R> {
     /// The attempts that were granted here, as they were written: what is done with a guard takes one round trip.
     pub(super) own: Mutex<HashMap<Digest, Own>>,
     pub(super) versions: Versions,
+    pub(super) replies: Replies,
+    pub(super) news: News,
     pub(super) running: Arc<Running>,
 }
 
@@ -73,6 +80,22 @@ impl From<Loaded> for View {
 impl<R: Register> Decider<R> {
     /// Decides against what the register has, and changes it.
     pub(super) async fn carry_out(&self, request: Request) -> Result<Verdict> {
+        let digest = request.digest;
+        let forgets = matches!(request.command, Command::Forget);
+        let result = self.in_time(self.carry_out_now(request)).await;
+        if forgets {
+            // What a begin has read before must not be kept after.
+            self.replies.forget(&digest);
+        }
+        result?
+    }
+
+    /// Gives up what takes longer than the register's calls may.
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        in_time(&self.register, work).await
+    }
+
+    async fn carry_out_now(&self, request: Request) -> Result<Verdict> {
         let Request {
             key,
             digest,
@@ -107,6 +130,7 @@ impl<R: Register> Decider<R> {
         command: &Command,
         mut view: View,
     ) -> Result<(Verdict, bool)> {
+        let since = self.replies.since();
         for _ in 0..MOST_DECISIONS {
             let held = view.value.as_ref().map(|value| Held::of(value, &digest));
             let held = held.transpose()?;
@@ -124,15 +148,21 @@ impl<R: Register> Decider<R> {
                     view = self.load(digest).await?;
                     continue;
                 }
+                let seen = held.and_then(|held| held.stored);
+                self.keep_reply(seen, since, view.now);
                 return Ok((decision.verdict, false));
             };
             let version = self.versions.next();
-            let (new, observed) = self.value_of(change, digest, key, &view, last_token, version)?;
+            let stored = self.stored(change, digest, key);
+            let observed = Observed::of(stored.as_ref().map(|stored| &stored.record));
+            let new = self.value_of(stored.as_ref(), digest, &view, last_token, version)?;
             let expected = view.value.as_ref().map(|value| value.version);
             match self.swap(digest, expected, &new).await? {
                 Made::Done { asked_at } => {
                     self.note_own(digest, new.value, &decision.verdict);
+                    self.keep_reply(stored, since, view.now);
                     self.observer.changed(&digest, observed);
+                    self.news.tell(digest, observed);
                     let is_behind = view.is_assumed && asked_at > view.now;
                     return Ok((decision.verdict, is_behind));
                 }
@@ -213,30 +243,35 @@ impl<R: Register> Decider<R> {
         ))
     }
 
+    /// What is to be there; `None` if the key is freed.
+    fn stored(&self, change: Change, digest: Digest, key: &Key) -> Option<Stored> {
+        match change {
+            Change::Remove => None,
+            Change::Put(record) => Some(Stored {
+                digest,
+                key: self.rules.keeps_keys.then(|| key.clone()),
+                record,
+            }),
+        }
+    }
+
     fn value_of(
         &self,
-        change: Change,
+        stored: Option<&Stored>,
         digest: Digest,
-        key: &Key,
         view: &View,
         last_token: u64,
         version: Version,
-    ) -> Result<(New, Observed)> {
-        match change {
-            Change::Remove => {
-                let freed = New::freed(digest, last_token, version, view.now)?;
-                Ok((freed, Observed::Free))
-            }
-            Change::Put(record) => {
-                let observed = Observed::of(Some(&record));
-                let stored = Stored {
-                    digest,
-                    key: self.rules.keeps_keys.then(|| key.clone()),
-                    record,
-                };
-                let new = New::put(&stored, version, view.now, self.rules.on_abandon)?;
-                Ok((new, observed))
-            }
+    ) -> Result<New> {
+        match stored {
+            None => New::freed(digest, last_token, version, view.now),
+            Some(stored) => New::put(stored, version, view.now, self.rules.on_abandon),
+        }
+    }
+
+    fn keep_reply(&self, stored: Option<Stored>, since: Since, now: Timestamp) {
+        if let Some(stored) = stored {
+            self.replies.keep(stored, since, now);
         }
     }
 
@@ -285,6 +320,20 @@ fn renewal(command: &Command, verdict: &Verdict) -> Option<Command> {
         }),
         _ => None,
     }
+}
+
+/// Gives up what takes longer than a register's calls may.
+pub(super) async fn in_time<R: Register, T>(
+    register: &R,
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    timeout(register.timeout(), work).await.map_err(|_| {
+        Error::new(
+            ErrorKind::Unavailable,
+            "the store's server didn't answer in time: a change may have been made, or may still be; the same call can be \
+             made again",
+        )
+    })
 }
 
 fn contended() -> Error {

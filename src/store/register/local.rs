@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version};
+use super::{Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version};
 use crate::clock::Timeline;
 use crate::sync::Mutex;
 
@@ -58,13 +58,12 @@ impl Register for Local {
         Ok((before - cells.len()) as u64)
     }
 
-    async fn scan(&self, after: Option<RecordId>, most: usize) -> Result<Page, Refused> {
+    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
+        let after = from.and_then(|cursor| cursor.after());
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let cells = self.cells.lock();
         let page = cells.range((from, Bound::Unbounded)).take(most);
-        Ok(Page {
-            values: page.map(|(id, (value, _))| (*id, value.clone())).collect(),
-            now_ms: self.timeline.now().0,
-        })
+        let values = page.map(|(id, (value, _))| (*id, value.clone())).collect();
+        Ok(Page::in_order(values, most, self.timeline.now().0))
     }
 }

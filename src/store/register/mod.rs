@@ -19,7 +19,7 @@
 //! use std::sync::{Arc, Mutex, PoisonError};
 //! use std::time::SystemTime;
 //!
-//! use onceward::register::{Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version};
+//! use onceward::register::{Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version};
 //!
 //! #[derive(Clone, Default)]
 //! struct Shared(Arc<Mutex<BTreeMap<RecordId, (Value, u64)>>>);
@@ -59,12 +59,13 @@
 //!         Ok((before - cells.len()) as u64)
 //!     }
 //!
-//!     async fn scan(&self, after: Option<RecordId>, most: usize) -> Result<Page, Refused> {
+//!     async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
 //!         let cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-//!         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-//!         let values = cells.range((from, Bound::Unbounded)).take(most);
+//!         let after = from.and_then(|cursor| cursor.after());
+//!         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+//!         let values = cells.range((after, Bound::Unbounded)).take(most);
 //!         let values = values.map(|(id, (value, _))| (*id, value.clone()));
-//!         Ok(Page { values: values.collect(), now_ms: now_ms() })
+//!         Ok(Page::in_order(values.collect(), most, now_ms()))
 //!     }
 //! }
 //!
@@ -85,7 +86,9 @@ mod decider;
 #[cfg(test)]
 mod local;
 mod meta;
+mod news;
 mod record;
+mod replies;
 mod running;
 mod server_time;
 mod store;
@@ -96,6 +99,7 @@ mod walk;
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -105,6 +109,7 @@ use crate::secret::Digest;
 pub(crate) use connect::connect;
 #[cfg(test)]
 pub(crate) use local::Local;
+pub(crate) use replies::Caching;
 pub(crate) use store::RegisterStore;
 
 /// A cell per key, on a server that all nodes share.
@@ -129,17 +134,43 @@ pub trait Register: Send + Sync + 'static {
         ends_at_ms: u64,
     ) -> impl Future<Output = Result<Swapped, Refused>> + Send;
 
-    /// Removes cells that have ended; gives how many. Several nodes may call it at the same time.
+    /// Removes some of the cells that have ended; gives how many. It is called until there are none, by several nodes at
+    /// the same time.
     fn sweep(&self) -> impl Future<Output = Result<u64, Refused>> + Send;
 
-    /// The cells after `after` in the order of their ids' bytes, or from the first on: `most` of them, or all that there
-    /// are.
+    /// Some cells, about `most`, from where the page before ended or from the first on. Each cell that is there all the
+    /// while is on one of the pages, or on several.
     fn scan(
         &self,
-        after: Option<RecordId>,
+        from: Option<Cursor>,
         most: usize,
     ) -> impl Future<Output = Result<Page, Refused>> + Send;
+
+    /// Tells other nodes that these cells have changed, so that whoever waits for one looks at once. No promise: who isn't
+    /// told looks after a while. Does nothing by default.
+    fn announce(&self, changed: Vec<RecordId>) -> impl Future<Output = ()> + Send {
+        let _ = changed;
+        std::future::ready(())
+    }
+
+    /// Hears what other nodes announce, for as long as the engine is open. Hears nothing by default.
+    fn listen(
+        &self,
+        changed: impl Fn(RecordId) + Send + Sync + 'static,
+    ) -> impl Future<Output = ()> + Send {
+        let _ = changed;
+        std::future::pending()
+    }
+
+    /// How long one of the engine's calls waits for the register, with everything that it asks again, before it fails
+    /// closed with [`ErrorKind::Unavailable`]: 5 seconds by default.
+    fn timeout(&self) -> Duration {
+        DEFAULT_TIMEOUT
+    }
 }
+
+/// How long a call waits for a register that doesn't say otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// By what a register tells its cells apart: a keyed hash of scope and key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,12 +213,19 @@ pub enum Swapped {
     Mismatch(Loaded),
 }
 
+/// Where a page ended, in words of the backend's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)] // Backends make it.
+pub struct Cursor(pub Bytes);
+
 /// Some of a register's cells.
 #[derive(Clone, Debug)]
 #[allow(clippy::exhaustive_structs)] // Backends make it.
 pub struct Page {
-    /// In the order of their ids.
+    /// The cells.
     pub values: Vec<(RecordId, Value)>,
+    /// From where the next page goes on; `None` after the last.
+    pub next: Option<Cursor>,
     /// When they were read, by the server's clock: milliseconds since 1970.
     pub now_ms: u64,
 }
@@ -220,6 +258,33 @@ impl Refused {
     fn into_error(self) -> Error {
         let message = "the store's server refused, or can't be reached; retry later";
         Error::with_source(ErrorKind::Unavailable, message, self.cause)
+    }
+}
+
+impl Cursor {
+    /// After this cell, where cells have an order.
+    pub fn at(id: RecordId) -> Self {
+        Self(Bytes::copy_from_slice(id.as_bytes()))
+    }
+
+    /// The cell that [`at`](Cursor::at) was given.
+    pub fn after(&self) -> Option<RecordId> {
+        let bytes: [u8; 32] = self.0[..].try_into().ok()?;
+        Some(RecordId::from_bytes(bytes))
+    }
+}
+
+impl Page {
+    /// A page of cells in an order, `most` of them unless there are no more.
+    pub fn in_order(values: Vec<(RecordId, Value)>, most: usize, now_ms: u64) -> Self {
+        let is_last = values.len() < most;
+        let last = values.last().filter(|_| !is_last);
+        let next = last.map(|(id, _)| Cursor::at(*id));
+        Self {
+            values,
+            next,
+            now_ms,
+        }
     }
 }
 

@@ -9,13 +9,16 @@ use tokio::runtime::{Handle, Runtime};
 
 use super::connect::{Connected, waited_in};
 use super::decider::Decider;
+use super::news::{self, News};
 use super::record::Held;
+use super::replies::{Caching, Replies};
 use super::server_time::ServerTime;
 use super::versions::Versions;
 use super::walk::{Walk, Walked};
-use super::{Page, RecordId, Refused, Register};
-use crate::decision::Command;
+use super::{Cursor, Page, Refused, Register};
+use crate::decision::{self, Command, Context};
 use crate::error::{Error, Result};
+use crate::observe::Meters;
 use crate::progress::{Progress, Stage};
 use crate::record::{Record, Stored};
 use crate::secret::{Digest, Secret};
@@ -31,6 +34,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// A store whose records a [`Register`] keeps.
 pub(crate) struct RegisterStore<R> {
     access: Access<R>,
+    meters: Meters,
     /// `None` once the store is closed.
     runtime: Mutex<Option<Runtime>>,
 }
@@ -46,8 +50,11 @@ impl<R: Register> RegisterStore<R> {
     pub(crate) fn start(
         connected: Connected<R>,
         rules: Rules,
+        caching: Caching,
+        meters: Meters,
         observer: Arc<dyn Observer>,
     ) -> Self {
+        let (news, told) = News::new();
         let Connected {
             runtime,
             register,
@@ -64,12 +71,16 @@ impl<R: Register> RegisterStore<R> {
                 time: ServerTime::new(timeline),
                 own: Mutex::default(),
                 versions: Versions::after(seed),
+                replies: Replies::new(caching),
+                news,
                 running: Arc::default(),
             }),
             runtime: runtime.handle().clone(),
         };
+        news::start(&access.runtime, &access.shared, told);
         Self {
             access,
+            meters,
             runtime: Mutex::new(Some(runtime)),
         }
     }
@@ -101,11 +112,11 @@ impl<R: Register> Access<R> {
         waited_in(&self.runtime, work)?
     }
 
-    /// Some of the cells after `after`.
-    pub(super) fn page(&self, after: Option<RecordId>, most: usize) -> Result<Page> {
+    /// Some of the cells.
+    pub(super) fn page(&self, from: Option<Cursor>, most: usize) -> Result<Page> {
         self.waited(move |shared| async move {
-            let page = shared.register.scan(after, most).await;
-            page.map_err(Refused::into_error)
+            let page = shared.register.scan(from, most);
+            shared.in_time(page).await?.map_err(Refused::into_error)
         })
     }
 }
@@ -115,15 +126,28 @@ impl<R: Register> Store for RegisterStore<R> {
         &self.access.shared.secret
     }
 
-    fn glance(&self, _: &Digest, _: &Command, _: Reads) -> Result<Glance> {
+    fn glance(&self, digest: &Digest, command: &Command, _: Reads) -> Result<Glance> {
         self.condition()?;
-        Ok(Glance::Write(Seen::default()))
+        let shared = &self.access.shared;
+        let now = shared.time.latest();
+        let Some(stored) = shared.replies.get(digest, now) else {
+            return Ok(Glance::Write(Seen::default()));
+        };
+        self.meters.found_in_cache();
+        let context = Context {
+            now,
+            next_token: 0,
+            full: None,
+            on_abandon: shared.rules.on_abandon,
+        };
+        let decision = decision::decide(Some(&stored.record), command, &context);
+        Ok(Glance::of(decision, Seen::default()))
     }
 
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {
         let digest = *digest;
         self.access.waited(move |shared| async move {
-            let view = shared.load(digest).await?;
+            let view = shared.in_time(shared.load(digest)).await??;
             let held = view
                 .value
                 .map(|value| Held::of(&value, &digest))
@@ -153,8 +177,14 @@ impl<R: Register> Store for RegisterStore<R> {
     fn sweep(&self) -> Result<Swept> {
         self.access.waited(|shared| async move {
             shared.prune_own();
-            let swept = shared.register.sweep().await;
-            let records = swept.map_err(Refused::into_error)?;
+            let mut records = 0;
+            while !shared.running.is_closed() {
+                let swept = shared.in_time(shared.register.sweep()).await?;
+                match swept.map_err(Refused::into_error)? {
+                    0 => break,
+                    some => records += some,
+                }
+            }
             Ok(Swept {
                 records,
                 segments: 0,
@@ -175,6 +205,7 @@ impl<R: Register> Store for RegisterStore<R> {
         Figures {
             in_flight: self.access.shared.own.lock().len() as u64,
             queued: self.access.shared.running.commands() as u64,
+            replay_cache_bytes: self.access.shared.replies.bytes(),
             ..Figures::default()
         }
     }

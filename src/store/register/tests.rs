@@ -7,14 +7,15 @@ use std::thread;
 use std::time::Duration;
 
 use super::{
-    Loaded, Local, Page, RecordId, Refused, Register, RegisterStore, Swapped, Value, Version,
-    connect,
+    Caching, Cursor, Loaded, Local, Page, RecordId, Refused, Register, RegisterStore, Swapped,
+    Value, Version, connect,
 };
 use crate::clock::{ManualClock, Timeline, Timestamp};
 use crate::decision::{Command, Grant, Holder, Verdict};
 use crate::error::{ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
+use crate::observe::Meters;
 use crate::outcome::OnAbandon;
 use crate::reply::Reply;
 use crate::secret::Digest;
@@ -49,7 +50,12 @@ impl Node {
             keeps_keys: true,
         };
         let connected = connect(register, None, Arc::new(clock.clone())).unwrap();
-        let store = RegisterStore::start(connected, rules, Arc::new(Nobody));
+        let caching = Caching {
+            bytes: 0,
+            time: Duration::ZERO,
+        };
+        let meters = Meters::new("test");
+        let store = RegisterStore::start(connected, rules, caching, meters, Arc::new(Nobody));
         Self(Arc::new(store))
     }
 
@@ -177,8 +183,8 @@ impl Register for Scripted {
         self.register.sweep().await
     }
 
-    async fn scan(&self, after: Option<RecordId>, most: usize) -> Result<Page, Refused> {
-        self.register.scan(after, most).await
+    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
+        self.register.scan(from, most).await
     }
 }
 

@@ -3,7 +3,7 @@
 use super::meta::META;
 use super::record::Held;
 use super::store::Access;
-use super::{Page, RecordId, Register};
+use super::{Cursor, Page, Register};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::record::Stored;
@@ -20,7 +20,8 @@ pub(super) struct Walked {
 /// All cells, one page after the other. Ends after an error of the register.
 pub(super) struct Walk<R> {
     access: Access<R>,
-    after: RecordId,
+    /// Where the next page begins; `None` is the first one.
+    from: Option<Cursor>,
     is_over: bool,
 }
 
@@ -28,7 +29,7 @@ impl<R: Register> Walk<R> {
     pub(super) fn new(access: Access<R>) -> Self {
         Self {
             access,
-            after: META,
+            from: None,
             is_over: false,
         }
     }
@@ -41,22 +42,23 @@ impl<R: Register> Iterator for Walk<R> {
         if self.is_over {
             return None;
         }
-        match self.access.page(Some(self.after), PAGE) {
-            Ok(Page { values, now_ms }) => {
-                self.is_over = values.len() < PAGE;
-                if let Some((last, _)) = values.last() {
-                    self.after = *last;
-                }
-                let walked = values.iter().map(|(id, value)| Walked {
+        let page = self.access.page(self.from.take(), PAGE);
+        self.is_over = true;
+        Some(page.map(
+            |Page {
+                 values,
+                 next,
+                 now_ms,
+             }| {
+                self.is_over = next.is_none();
+                self.from = next;
+                let records = values.iter().filter(|(id, _)| *id != META);
+                let walked = records.map(|(id, value)| Walked {
                     stored: Held::of(value, &id.0).map(|held| held.stored),
                     now: Timestamp(now_ms),
                 });
-                Some(Ok(walked.collect()))
-            }
-            Err(error) => {
-                self.is_over = true;
-                Some(Err(error))
-            }
-        }
+                walked.collect()
+            },
+        ))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 
+use crate::clock::Timestamp;
 use crate::record::{Record, Stored};
 use crate::secret::BuildDigestHasher;
 
@@ -17,18 +18,25 @@ const HEADER_BYTES: u64 = 64;
 
 /// Completed records by short digest, bounded in bytes.
 ///
-/// The view puts in and takes out under a stripe's lock, so that nothing stale can be found here;
-/// only the time has to be checked by whoever finds something.
+/// Whoever puts in and takes out sees to it that nothing stale can be found here; the time has to be checked by whoever
+/// finds something.
 pub(super) struct ReplayCache {
-    cache: Cache<u128, Arc<Stored>, ByBytes, BuildDigestHasher>,
+    cache: Cache<u128, Cached, ByBytes, BuildDigestHasher>,
+}
+
+/// A completed record, and until when it may be answered from.
+#[derive(Clone)]
+pub(super) struct Cached {
+    pub(super) stored: Arc<Stored>,
+    pub(super) until: Timestamp,
 }
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<u128, Arc<Stored>> for ByBytes {
-    fn weight(&self, _digest: &u128, stored: &Arc<Stored>) -> u64 {
-        match &stored.record {
+impl Weighter<u128, Cached> for ByBytes {
+    fn weight(&self, _digest: &u128, cached: &Cached) -> u64 {
+        match &cached.stored.record {
             Record::InFlight(_) => RECORD_BYTES,
             Record::Completed(record) => {
                 let reply = &record.reply;
@@ -58,12 +66,17 @@ impl ReplayCache {
         Some(Self { cache })
     }
 
-    pub(super) fn get(&self, digest: u128) -> Option<Arc<Stored>> {
+    pub(super) fn get(&self, digest: u128) -> Option<Cached> {
         self.cache.get(&digest)
     }
 
+    /// Keeps a record for as long as there is room.
     pub(super) fn insert(&self, digest: u128, stored: Arc<Stored>) {
-        self.cache.insert(digest, stored);
+        self.insert_until(digest, stored, Timestamp::NEVER);
+    }
+
+    pub(super) fn insert_until(&self, digest: u128, stored: Arc<Stored>, until: Timestamp) {
+        self.cache.insert(digest, Cached { stored, until });
     }
 
     pub(super) fn remove(&self, digest: u128) {
