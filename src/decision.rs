@@ -11,6 +11,7 @@
 //! | in flight, now < lease end | begin | `InFlight` | – |
 //! | in flight, now ≥ lease end, `Rerun` | begin | `Proceed`, attempt + 1, new token | in flight until now + lease |
 //! | in flight, now ≥ lease end, `Hold` | begin | `InFlight`, held | – |
+//! | the same | begin that takes over its token | `Proceed`, attempt + 1, new token | in flight until now + lease |
 //! | completed | begin | `Replay` | – |
 //! | in flight, same token, lapsed or not | complete | `Done` | completed, expires at now + retention |
 //! | completed, same token, same reply | complete | `Done`: a repeat after an unclear commit | – |
@@ -44,6 +45,8 @@ pub(crate) enum Command {
         fingerprint: SealedFingerprint,
         lease: Duration,
         retention: Duration,
+        /// The token of an attempt that is held, but is known to have had no effect.
+        takes_over: Option<u64>,
     },
     Complete {
         token: u64,
@@ -133,7 +136,11 @@ pub(crate) fn decide(record: Option<&Record>, command: &Command, context: &Conte
             fingerprint,
             lease,
             retention,
-        } => begin(record, fingerprint, *lease, *retention, context),
+            takes_over,
+        } => {
+            let terms = (*lease, *retention);
+            begin(record, fingerprint, terms, *takes_over, context)
+        }
         Command::Complete {
             token,
             reply,
@@ -160,8 +167,8 @@ pub(crate) fn is_held(record: &InFlightRecord, now: Timestamp, on_abandon: OnAba
 fn begin(
     record: Option<&Record>,
     fingerprint: &SealedFingerprint,
-    lease: Duration,
-    retention: Duration,
+    (lease, retention): (Duration, Duration),
+    takes_over: Option<u64>,
     context: &Context,
 ) -> Decision {
     let now = context.now;
@@ -194,7 +201,8 @@ fn begin(
         Some(Record::Completed(completed)) => verdict(Verdict::Replay(completed.reply.clone())),
         Some(Record::InFlight(attempt)) => {
             let is_held = is_held(attempt, now, context.on_abandon);
-            if now >= attempt.lease_until && !is_held {
+            let may_go_on = !is_held || takes_over == Some(attempt.token);
+            if now >= attempt.lease_until && may_go_on {
                 return grant(attempt.attempt.saturating_add(1));
             }
             verdict(Verdict::InFlight(InFlight {

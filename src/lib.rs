@@ -149,6 +149,8 @@ pub use bytes;
 pub use clock::{Clock, ManualClock, SystemClock};
 #[cfg(feature = "encryption")]
 pub use encryption::EncryptionKeys;
+#[cfg(feature = "register")]
+pub use engine::Uncommitted;
 pub use engine::{
     Builder, CompleteError, Engine, Export, Guard, Health, ReleaseError, RunError, Stats, Sweep,
 };
@@ -159,8 +161,10 @@ pub use limits::Terms;
 pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution};
 pub use progress::{Progress, Stage};
 pub use reply::Reply;
+#[cfg(feature = "postgres")]
+pub use store::postgres;
 #[cfg(feature = "register")]
-pub use store::register;
+pub use store::{register, transaction};
 pub use verification::{Problem, Verification};
 
 /// The README's code, compiled.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "register")]
+use super::outcomes::{Of, Unopened};
 use crate::clock::{Clock, SystemClock};
 use crate::encryption::Cipher;
 #[cfg(feature = "encryption")]
@@ -11,6 +13,8 @@ use crate::limits::Terms;
 use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Progress};
 use crate::secret::Pepper;
+#[cfg(feature = "register")]
+use crate::store::transaction::Transaction;
 
 /// The settings of an [`Engine`](crate::Engine); made by [`Engine::builder`](crate::Engine::builder).
 ///
@@ -43,6 +47,8 @@ pub struct Builder {
     pub(super) is_restored: bool,
     pub(super) progress: OnProgress,
     pub(super) name: String,
+    #[cfg(feature = "register")]
+    pub(super) outcomes: Option<Arc<dyn Unopened>>,
 }
 
 impl Default for Builder {
@@ -72,6 +78,8 @@ impl Default for Builder {
             cipher: None,
             progress: OnProgress::default(),
             name: "default".to_owned(),
+            #[cfg(feature = "register")]
+            outcomes: None,
         }
     }
 }
@@ -176,6 +184,32 @@ impl Builder {
     /// 64 MiB by default; 0 turns it off.
     pub fn replay_cache_bytes(mut self, bytes: usize) -> Self {
         self.replay_cache_bytes = bytes;
+        self
+    }
+
+    /// Looks for outcomes in a database of the caller's, where [`Guard::complete_in`](crate::Guard::complete_in) has them written in the
+    /// transactions of sort `T`: at open, with each sweep, and before an abandoned key is granted again; see
+    /// [`transaction`](crate::transaction).
+    ///
+    /// Use the same database, or none, for as long as the folder lives: without it, what was committed and not confirmed is run
+    /// again. Opening fails while the database doesn't answer and an attempt is unsettled. The outcomes' bytes aren't
+    /// [encrypted](Builder::encryption) by the engine. Not for a register, which has its rows in a database already.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "redb")] {
+    /// use std::sync::Arc;
+    ///
+    /// use onceward::Engine;
+    ///
+    /// let ledger = Arc::new(redb::Database::create("ledger.redb")?);
+    /// let builder = Engine::builder().outcomes_in::<redb::WriteTransaction>(Arc::clone(&ledger));
+    /// let engine = builder.open("idempotency")?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "register")]
+    pub fn outcomes_in<T: Transaction + 'static>(mut self, database: T::Database) -> Self {
+        self.outcomes = Some(Arc::new(Of::<T>::new(database)));
         self
     }
 

@@ -3,28 +3,24 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::guard::Guard;
 use super::offload::Offload;
+use super::reconcile::{Reconciled, Reconciler};
 use super::sweeper::Sweeper;
-use super::waiters::{Turn, Waiters, Wake};
-use crate::clock::{Timeline, Timer, Timestamp};
+use super::waiters::Waiters;
+use crate::clock::{Timeline, Timer};
 use crate::decision::{Command, Holder, Limit, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
-use crate::mutant::{self, Mutant};
 use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
 use crate::store::{Answer, Glance, Reads, Request, Seen, Store, unavailable};
 use crate::sync::Mutex;
 use crate::sync::thread::JoinHandle;
-
-/// Where nobody wakes those who wait for a key, they look again after this time at the latest.
-const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -35,6 +31,8 @@ pub(crate) struct Core {
     pub(super) offload: Offload,
     pub(super) limits: EngineLimits,
     pub(super) on_abandon: OnAbandon,
+    /// Where outcomes may be of attempts that were abandoned.
+    pub(super) reconciler: Option<Arc<Reconciler>>,
     pub(super) refused: Refused,
     pub(super) meters: Meters,
     pub(super) timer: Timer,
@@ -88,7 +86,7 @@ impl Core {
         result
     }
 
-    async fn begin_once(
+    pub(super) async fn begin_once(
         self: &Arc<Self>,
         key: &Key,
         fingerprint: &Fingerprint,
@@ -96,7 +94,10 @@ impl Core {
         reads: Reads,
     ) -> Result<Outcome> {
         let digest = self.store.secret().digest(key);
-        let verdict = match self.approach(digest, fingerprint, terms, reads).await? {
+        let verdict = match self
+            .approach(key, digest, fingerprint, terms, reads)
+            .await?
+        {
             Approach::Settled(verdict) => verdict,
             Approach::Open(command, seen) => self.submit(key, digest, command, seen).await?,
         };
@@ -107,6 +108,35 @@ impl Core {
     /// needed: not for a retry.
     pub(super) async fn approach(
         &self,
+        key: &Key,
+        digest: Digest,
+        fingerprint: &Fingerprint,
+        terms: Terms,
+        reads: Reads,
+    ) -> Result<Approach> {
+        let approach = self.look(digest, fingerprint, terms, reads).await?;
+        match (&self.reconciler, &approach) {
+            (Some(reconciler), Approach::Settled(Verdict::InFlight(found))) if found.is_held => {
+                let takes_over = match reconciler.reconcile(key, digest).await? {
+                    Reconciled::Settled => None,
+                    Reconciled::NoOutcome { .. } if self.on_abandon == OnAbandon::Hold => {
+                        return Ok(approach);
+                    }
+                    Reconciled::NoOutcome { token } => Some(token),
+                };
+                let secret = self.store.secret();
+                let sealed = secret
+                    .seal_whole(fingerprint)
+                    .with_parts(secret, fingerprint);
+                let command = begin(sealed, terms, takes_over);
+                Ok(Approach::Open(command, Seen::default()))
+            }
+            _ => Ok(approach),
+        }
+    }
+
+    async fn look(
+        &self,
         digest: Digest,
         fingerprint: &Fingerprint,
         terms: Terms,
@@ -114,12 +144,12 @@ impl Core {
     ) -> Result<Approach> {
         let secret = self.store.secret();
         let whole = secret.seal_whole(fingerprint);
-        let command = begin(whole.clone(), terms);
+        let command = begin(whole.clone(), terms, None);
         let mut glance = self.store.glance(&digest, &command, reads)?;
         if let Glance::Decided(verdict @ (Verdict::Replay(_) | Verdict::InFlight(_))) = glance {
             return Ok(Approach::Settled(verdict));
         }
-        let command = begin(whole.with_parts(secret, fingerprint), terms);
+        let command = begin(whole.with_parts(secret, fingerprint), terms, None);
         if matches!(glance, Glance::Decided(_)) {
             glance = self.store.glance(&digest, &command, reads)?;
         }
@@ -143,7 +173,11 @@ impl Core {
         match verdict {
             Verdict::Replay(reply) => Ok(Outcome::Replay(reply)),
             Verdict::Conflict(conflict) => Ok(Outcome::Conflict(conflict)),
-            Verdict::InFlight(in_flight) => Ok(Outcome::InFlight(in_flight)),
+            Verdict::InFlight(mut in_flight) => {
+                // Held for its outcome only, which the next begin looks for.
+                in_flight.is_held &= self.on_abandon == OnAbandon::Hold;
+                Ok(Outcome::InFlight(in_flight))
+            }
             Verdict::Proceed(grant) => Ok(Outcome::Proceed(Guard::new(
                 Arc::clone(self),
                 key.clone(),
@@ -164,83 +198,6 @@ impl Core {
         };
         count.fetch_add(1, Ordering::Relaxed);
         error
-    }
-
-    pub(super) async fn begin_or_wait(
-        self: &Arc<Self>,
-        key: &Key,
-        fingerprint: &Fingerprint,
-        patience: Duration,
-        reads: Reads,
-    ) -> Result<Outcome> {
-        let begin = self.begin_until(key, fingerprint, patience, reads);
-        self.observed(begin).await
-    }
-
-    async fn begin_until(
-        self: &Arc<Self>,
-        key: &Key,
-        fingerprint: &Fingerprint,
-        patience: Duration,
-        reads: Reads,
-    ) -> Result<Outcome> {
-        let terms = self.limits.terms;
-        let digest = self.store.secret().digest(key);
-        let deadline = self.timeline.now().plus(patience);
-        let mut turn: Option<Turn<'_>> = None;
-        let mut look = self.store.looks_again_after();
-        loop {
-            // On an error, the turn is passed on as it goes out of scope.
-            let outcome = self.begin_once(key, fingerprint, terms, reads).await?;
-            let Outcome::InFlight(in_flight) = outcome else {
-                if let Some(turn) = turn.take() {
-                    turn.used();
-                }
-                return Ok(outcome);
-            };
-            if self.timeline.now() >= deadline {
-                // A turn passes to the next in line, who sees to it that the lease's end is waited for.
-                return Ok(Outcome::InFlight(in_flight));
-            }
-            if let Some(turn) = turn.take() {
-                turn.used();
-            }
-            let lease_end = if in_flight.is_held {
-                Timestamp::NEVER
-            } else {
-                in_flight.lease_until
-            };
-            let until = match look {
-                Some(pause) => deadline.min(self.timeline.now().plus(pause)),
-                None => deadline,
-            };
-            let wait = self.waiters.join(digest, lease_end, until);
-            // Nobody waits for what can't happen.
-            self.store.condition()?;
-            let looks_again = look.is_none() && !mutant::is_on(Mutant::NoSecondLook);
-            if looks_again && !self.is_still_in_flight(&digest, fingerprint)? {
-                continue;
-            }
-            look = look.map(|pause| LONGEST_LOOK.min(2 * pause));
-            let waiting = self.meters.wait();
-            let wake = wait.await;
-            drop(waiting);
-            match wake {
-                Wake::Look => {}
-                Wake::Turn => turn = Some(Turn::new(&self.waiters, digest)),
-                Wake::TimedOut if until < deadline => {}
-                Wake::TimedOut => {
-                    return self.begin_once(key, fingerprint, terms, reads).await;
-                }
-            }
-        }
-    }
-
-    fn is_still_in_flight(&self, digest: &Digest, fingerprint: &Fingerprint) -> Result<bool> {
-        let whole = self.store.secret().seal_whole(fingerprint);
-        let command = begin(whole, self.limits.terms);
-        let glance = self.store.glance(digest, &command, Reads::Elsewhere)?;
-        Ok(matches!(glance, Glance::Decided(Verdict::InFlight(_))))
     }
 
     /// Reads what a glance didn't tell, in the reader's thread.
@@ -292,6 +249,9 @@ impl Core {
     /// Refuses new work, finishes what is queued, ends the threads and wakes every waiter.
     pub(super) fn shut_down(&self) -> Result<()> {
         let result = self.store.close();
+        if let Some(reconciler) = &self.reconciler {
+            reconciler.outcomes.stop();
+        }
         self.waiters.close();
         self.sweeper.stop();
         self.offload.stop();
@@ -317,11 +277,16 @@ pub(super) fn ending(result: &Result<Outcome>) -> Ending {
     }
 }
 
-pub(super) fn begin(fingerprint: SealedFingerprint, terms: Terms) -> Command {
+pub(super) fn begin(
+    fingerprint: SealedFingerprint,
+    terms: Terms,
+    takes_over: Option<u64>,
+) -> Command {
     Command::Begin {
         fingerprint,
         lease: terms.lease,
         retention: terms.retention,
+        takes_over,
     }
 }
 

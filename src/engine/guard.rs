@@ -27,9 +27,9 @@ use crate::store::Seen;
 /// [`ErrorKind::Closed`], the guard and the reply come back inside the error, and the lease stands.
 #[must_use = "a guard that is dropped leaves its key taken until the lease ends"]
 pub struct Guard {
-    core: Arc<Core>,
-    key: Key,
-    digest: Digest,
+    pub(super) core: Arc<Core>,
+    pub(super) key: Key,
+    pub(super) digest: Digest,
     terms: Terms,
     grant: Grant,
 }
@@ -182,12 +182,15 @@ impl Guard {
 
     async fn keep(&self, reply: &Reply) -> Result<()> {
         self.check_size(reply)?;
-        let command = Command::Complete {
+        self.settle(self.completion(reply)).await.map(drop)
+    }
+
+    pub(super) fn completion(&self, reply: &Reply) -> Command {
+        Command::Complete {
             token: self.grant.token,
             reply: reply.clone(),
             retention: self.terms.retention,
-        };
-        self.settle(command).await.map(drop)
+        }
     }
 
     /// Has the store decide; gives the new end of the lease if there is one.
@@ -204,7 +207,7 @@ impl Guard {
         }
     }
 
-    fn check_size(&self, reply: &Reply) -> Result<()> {
+    pub(super) fn check_size(&self, reply: &Reply) -> Result<()> {
         let check = self.core.check_reply(reply);
         if check.is_err() {
             self.core.refused.oversize.fetch_add(1, Ordering::Relaxed);
@@ -251,6 +254,11 @@ impl fmt::Debug for Guard {
 pub struct CompleteError(Box<(Guard, Reply, Error)>);
 
 impl CompleteError {
+    #[cfg(feature = "register")]
+    pub(super) fn new(guard: Guard, reply: Reply, error: Error) -> Self {
+        Self(Box::new((guard, reply, error)))
+    }
+
     /// Why it didn't go through.
     pub fn error(&self) -> &Error {
         &self.0.2

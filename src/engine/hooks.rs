@@ -43,7 +43,7 @@ impl Engine {
         let core = &self.core;
         let digest = core.store.secret().digest(key);
         let approach = core
-            .approach(digest, fingerprint, terms, Reads::Elsewhere)
+            .approach(key, digest, fingerprint, terms, Reads::Elsewhere)
             .await
             .inspect_err(|_| core.meters.ended(Ending::Error))?;
         match approach {

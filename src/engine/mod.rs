@@ -9,10 +9,16 @@ mod hooks;
 mod offload;
 mod open;
 mod operate;
+#[cfg_attr(not(feature = "register"), path = "no_outcomes.rs")]
+mod outcomes;
+mod reconcile;
 mod run;
 mod stats;
 mod survey;
 mod sweeper;
+#[cfg(feature = "register")]
+mod transact;
+mod wait;
 mod waiters;
 
 use std::fmt;
@@ -27,6 +33,8 @@ pub(crate) use hooks::Approached;
 pub use run::RunError;
 pub use stats::{Health, Stats, Sweep};
 pub use survey::Export;
+#[cfg(feature = "register")]
+pub use transact::Uncommitted;
 
 use self::blocking::block_on;
 use self::core::Core;

@@ -101,10 +101,13 @@ impl Builder {
     #[cfg(feature = "register")]
     pub fn open_on(self, register: impl Register) -> Result<Engine> {
         self.check()?;
-        if self.max_live_keys_per_scope.is_some() || self.cipher.is_some() {
+        if self.max_live_keys_per_scope.is_some()
+            || self.cipher.is_some()
+            || self.outcomes.is_some()
+        {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
-                "neither a limit on the keys of a scope nor encryption is there for a register",
+                "neither a limit on the keys of a scope nor encryption nor outcomes_in is there for a register",
             ));
         }
         let meters = Meters::new(&self.name);
@@ -139,7 +142,7 @@ impl Builder {
         store: impl FnOnce(Timeline, Timer, Rules, Arc<dyn Observer>) -> Result<Arc<dyn Store>>,
     ) -> Result<Engine> {
         let rules = Rules {
-            on_abandon: self.on_abandon,
+            on_abandon: self.store_on_abandon(),
             max_live_keys: self.max_live_keys,
             max_live_keys_per_scope: self.max_live_keys_per_scope,
             retention: self.terms.retention,
@@ -156,9 +159,17 @@ impl Builder {
             timer.stop();
             no_thread(error)
         };
-        let (sweeper, sweeper_thread) =
-            Sweeper::start(Arc::clone(&store), meters.clone(), self.sweep_interval)
-                .map_err(give_up)?;
+        let reconciler = self.reconciler(&store, &timeline).inspect_err(|_| {
+            drop(store.close());
+            timer.stop();
+        })?;
+        let (sweeper, sweeper_thread) = Sweeper::start(
+            Arc::clone(&store),
+            reconciler.clone(),
+            meters.clone(),
+            self.sweep_interval,
+        )
+        .map_err(give_up)?;
         let (offload, offload_thread) = Offload::start().map_err(give_up)?;
         Ok(Engine::new(Core {
             store,
@@ -173,6 +184,7 @@ impl Builder {
                 queue_depth: self.queue_depth,
             },
             on_abandon: self.on_abandon,
+            reconciler,
             refused: Refused {
                 full: AtomicU64::new(0),
                 scope_full: AtomicU64::new(0),
@@ -187,7 +199,7 @@ impl Builder {
     fn embedded_settings(&self, meters: &Meters) -> embedded::Settings {
         embedded::Settings {
             clock: Arc::clone(&self.clock),
-            on_abandon: self.on_abandon,
+            on_abandon: self.store_on_abandon(),
             sweep_interval: self.sweep_interval,
             queue_depth: self.queue_depth,
             queue_wait: self.queue_wait,

@@ -54,9 +54,17 @@ impl Engine {
     ///
     /// As [`forget`](Engine::forget).
     pub async fn forget_async(&self, key: &Key) -> Result<bool> {
+        // First: without its outcome, an unsettled record is only in the way, and not the other way about.
+        let had_outcome = match &self.core.reconciler {
+            Some(reconciler) => {
+                let digest = self.core.store.secret().digest(key);
+                reconciler.forget(&digest).await?
+            }
+            None => false,
+        };
         match self.core.command(key, Command::Forget).await? {
             Verdict::Done => Ok(true),
-            Verdict::Nothing => Ok(false),
+            Verdict::Nothing => Ok(had_outcome),
             Verdict::Running => Err(running("forgotten")),
             other => unreachable!("forget is never answered with {other:?}"),
         }
@@ -84,6 +92,11 @@ impl Engine {
     pub async fn resolve_async(&self, key: &Key, resolution: Resolution) -> Result<()> {
         if let Resolution::Complete(reply) = &resolution {
             self.core.check_reply(reply)?;
+        }
+        if let Some(reconciler) = &self.core.reconciler {
+            // What was committed isn't for anybody to decide any more.
+            let digest = self.core.store.secret().digest(key);
+            reconciler.reconcile(key, digest).await?;
         }
         match self.core.command(key, Command::Resolve(resolution)).await? {
             Verdict::Done => Ok(()),

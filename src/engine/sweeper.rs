@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
+use super::blocking::block_on;
+use super::reconcile::Reconciler;
 use super::stats::Sweep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Begun, Levels, Meters};
@@ -27,6 +29,7 @@ pub(super) struct Sweeper {
 impl Sweeper {
     pub(super) fn start(
         store: Arc<dyn Store>,
+        reconciler: Option<Arc<Reconciler>>,
         meters: Meters,
         interval: Duration,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
@@ -34,7 +37,13 @@ impl Sweeper {
         let (asks, queue) = bounded::<Asked>(64);
         let sweep = move || {
             let begun = Begun::now();
-            let swept = catch_unwind(AssertUnwindSafe(|| store.sweep()));
+            let swept = catch_unwind(AssertUnwindSafe(|| {
+                let tidied = reconciler
+                    .as_ref()
+                    .map(|reconciler| block_on(reconciler.tidy()));
+                let swept = store.sweep()?;
+                tidied.transpose().map(|_| swept)
+            }));
             let swept = swept
                 .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the sweep panicked")));
             meters.swept(begun, swept.as_ref().ok().map(|swept| swept.records));

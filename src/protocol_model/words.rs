@@ -121,6 +121,7 @@ impl Ask {
     fn command(self) -> Command {
         match self {
             Self::Begin(request) => Command::Begin {
+                takes_over: None,
                 fingerprint: fingerprint(request),
                 lease: lasting(LEASE),
                 retention: lasting(RETENTION),

@@ -174,6 +174,7 @@ impl Bench {
 
     pub(super) fn begin_command(&self, request: &str) -> Command {
         Command::Begin {
+            takes_over: None,
             fingerprint: self.store.secret().seal(&Fingerprint::of(request)),
             lease: LEASE,
             retention: RETENTION,

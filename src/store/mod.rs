@@ -8,11 +8,21 @@ mod answer;
 mod conformance;
 pub(crate) mod embedded;
 pub(crate) mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(any(test, feature = "register"))]
 pub mod register;
 mod replay_cache;
+#[cfg(any(test, feature = "register"))]
+pub mod transaction;
 
+#[cfg(any(test, feature = "register"))]
+use std::any::Any;
 use std::fmt;
+#[cfg(any(test, feature = "register"))]
+use std::future::Future;
+#[cfg(any(test, feature = "register"))]
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,9 +92,36 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// `Ok` while grants are possible, else why they aren't.
     fn condition(&self) -> Result<()>;
 
+    /// The database that the caller's transactions may complete keys in, if the store keeps its records there.
+    #[cfg(any(test, feature = "register"))]
+    fn database(&self) -> Option<&(dyn Any + Send + Sync)> {
+        None
+    }
+
+    /// The row that carries out a completion in a transaction of the caller's.
+    #[cfg(any(test, feature = "register"))]
+    fn draft(&self, completion: Request) -> Option<Drafted> {
+        let _ = completion;
+        None
+    }
+
+    /// Is told that a transaction has completed a key.
+    #[cfg(any(test, feature = "register"))]
+    fn confirmed(&self, digest: &Digest) {
+        let _ = digest;
+    }
+
     /// Refuses new work, finishes what is queued, ends the store's threads and lets go of its files.
     fn close(&self) -> Result<()>;
 }
+
+/// What a store drafts for a transaction of the caller's.
+#[cfg(any(test, feature = "register"))]
+pub(crate) type Drafted = Pin<Box<dyn Future<Output = Result<Draft>> + Send>>;
+
+/// A completion's row, or the verdict where there is none to be written.
+#[cfg(any(test, feature = "register"))]
+pub(crate) type Draft = std::result::Result<transaction::OutcomeRow, Verdict>;
 
 /// Records that are streamed. One that can't be read is an error among the others.
 pub(crate) type Chunks = Box<dyn Iterator<Item = Vec<Result<Stored>>> + Send>;

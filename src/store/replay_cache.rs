@@ -28,6 +28,7 @@ pub(super) struct ReplayCache {
 #[derive(Clone)]
 pub(super) struct Cached {
     pub(super) stored: Arc<Stored>,
+    #[cfg_attr(not(feature = "register"), allow(dead_code))] // A register looks at it.
     pub(super) until: Timestamp,
 }
 

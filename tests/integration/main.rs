@@ -23,6 +23,8 @@ mod merging;
 mod model;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 mod observability;
+#[cfg(feature = "redb")]
+mod outcomes;
 mod race;
 #[cfg(feature = "register")]
 mod register;

@@ -54,7 +54,7 @@ pub(super) struct View {
     pub(super) value: Option<Value>,
     pub(super) now: Timestamp,
     /// Nobody has asked the server.
-    is_assumed: bool,
+    pub(super) is_assumed: bool,
 }
 
 /// What became of a change.
@@ -135,12 +135,7 @@ impl<R: Register> Decider<R> {
             let held = view.value.as_ref().map(|value| Held::of(value, &digest));
             let held = held.transpose()?;
             let last_token = held.as_ref().map_or(0, |held| held.token);
-            let context = Context {
-                now: view.now,
-                next_token: self.versions.token_after(last_token, view.now),
-                full: None,
-                on_abandon: self.rules.on_abandon,
-            };
+            let context = self.context(&view, last_token);
             let record = held.as_ref().and_then(Held::record);
             let decision = decision::decide(record, command, &context);
             let Some(change) = decision.change else {
@@ -173,7 +168,7 @@ impl<R: Register> Decider<R> {
     }
 
     /// What is likely so: a key that is begun is free, and an attempt that was granted here is as it was left.
-    async fn first_view(&self, digest: &Digest, command: &Command) -> Result<View> {
+    pub(super) async fn first_view(&self, digest: &Digest, command: &Command) -> Result<View> {
         let token = match command {
             Command::Begin { .. } => {
                 return Ok(View {
@@ -243,8 +238,17 @@ impl<R: Register> Decider<R> {
         ))
     }
 
+    pub(super) fn context(&self, view: &View, last_token: u64) -> Context {
+        Context {
+            now: view.now,
+            next_token: self.versions.token_after(last_token, view.now),
+            full: None,
+            on_abandon: self.rules.on_abandon,
+        }
+    }
+
     /// What is to be there; `None` if the key is freed.
-    fn stored(&self, change: Change, digest: Digest, key: &Key) -> Option<Stored> {
+    pub(super) fn stored(&self, change: Change, digest: Digest, key: &Key) -> Option<Stored> {
         match change {
             Change::Remove => None,
             Change::Put(record) => Some(Stored {
@@ -255,7 +259,7 @@ impl<R: Register> Decider<R> {
         }
     }
 
-    fn value_of(
+    pub(super) fn value_of(
         &self,
         stored: Option<&Stored>,
         digest: Digest,

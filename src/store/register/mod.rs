@@ -83,6 +83,7 @@
 
 mod connect;
 mod decider;
+mod draft;
 #[cfg(test)]
 mod local;
 mod meta;
@@ -255,6 +256,11 @@ impl Refused {
         }
     }
 
+    /// What the backend said.
+    pub(crate) fn into_cause(self) -> Box<dyn std::error::Error + Send + Sync> {
+        self.cause
+    }
+
     fn into_error(self) -> Error {
         let message = "the store's server refused, or can't be reached; retry later";
         Error::with_source(ErrorKind::Unavailable, message, self.cause)
@@ -307,7 +313,7 @@ impl Version {
     }
 
     /// Of a number that [`to_bits`](Version::to_bits) gave.
-    pub fn from_bits(bits: u64) -> Self {
+    pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 }

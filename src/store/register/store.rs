@@ -1,10 +1,12 @@
 //! The adapter that makes a register a store.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use tokio::runtime::{Handle, Runtime};
 
 use super::connect::{Connected, waited_in};
@@ -23,7 +25,7 @@ use crate::progress::{Progress, Stage};
 use crate::record::{Record, Stored};
 use crate::secret::{Digest, Secret};
 use crate::store::{
-    Answer, Chunks, Figures, Glance, Observer, Reads, Request, Rules, Seen, Store, Swept,
+    Answer, Chunks, Drafted, Figures, Glance, Observer, Reads, Request, Rules, Seen, Store, Swept,
 };
 use crate::sync::Mutex;
 use crate::verification::Verification;
@@ -230,6 +232,29 @@ impl<R: Register> Store for RegisterStore<R> {
 
     fn export(&self) -> Chunks {
         Box::new(self.live())
+    }
+
+    fn database(&self) -> Option<&(dyn Any + Send + Sync)> {
+        Some(&self.access.shared.register)
+    }
+
+    fn draft(&self, completion: Request) -> Option<Drafted> {
+        let (sender, drafted) = oneshot::channel();
+        let Access { shared, runtime } = self.access.clone();
+        if let Some(run) = shared.running.begin() {
+            runtime.spawn(async move {
+                let draft = shared.in_time(shared.draft(completion)).await;
+                drop(sender.send(draft.and_then(|draft| draft)));
+                drop(run);
+            });
+        }
+        Some(Box::pin(async move {
+            drafted.await.unwrap_or_else(|_| Err(Error::closed()))
+        }))
+    }
+
+    fn confirmed(&self, digest: &Digest) {
+        self.access.shared.confirmed(digest);
     }
 
     fn condition(&self) -> Result<()> {

@@ -78,6 +78,7 @@ impl Node {
 
     fn begin_command(&self) -> Command {
         Command::Begin {
+            takes_over: None,
             fingerprint: self.0.secret().seal(&Fingerprint::of("request")),
             lease: LEASE,
             retention: RETENTION,

@@ -1,0 +1,275 @@
+//! Completing a key in the caller's own transaction.
+
+use std::any::Any;
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::blocking::block_on;
+use super::core::lease_lost;
+use super::guard::{CompleteError, Guard};
+use crate::clock::Timestamp;
+use crate::codec::{self, Heading};
+use crate::decision::{self, Change, Context, Verdict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Ending;
+use crate::outcome::OnAbandon;
+use crate::record::{Record, Stored};
+use crate::reply::Reply;
+use crate::store::register::{RecordId, Refused, Value, Version};
+use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
+use crate::store::{Draft, Request, Seen};
+
+/// The version of nothing: of no token, and as good as never a random one.
+const NO_VERSION: Version = Version::from_bits(0);
+
+impl Guard {
+    /// Keeps the reply in the caller's own transaction, so that effect and reply commit together; see
+    /// [`transaction`](crate::transaction).
+    ///
+    /// Waits for what the database says, and no disk; the caller's commit does that. Nothing is kept before the commit.
+    /// After it, [confirm](Uncommitted::confirm).
+    ///
+    /// Don't call this where the thread also has to serve the transaction's connection, as in an async task: use
+    /// [`complete_in_async`](Guard::complete_in_async) there.
+    ///
+    /// # Errors
+    ///
+    /// The error gives guard and reply back. [`ErrorKind::LeaseLost`] if another attempt has taken the key or was first to
+    /// commit: this transaction can't be committed then, and a begin gets the other one's reply. [`ErrorKind::InvalidConfig`]
+    /// if the engine knows nothing of outcomes in such a database. [`ErrorKind::ReplyTooLarge`] as for
+    /// [`complete`](Guard::complete). [`ErrorKind::Unavailable`] if the database refuses: roll back.
+    pub fn complete_in<T: Transaction>(
+        self,
+        transaction: &T,
+        reply: Reply,
+    ) -> Result<Uncommitted, CompleteError> {
+        block_on(self.complete_in_async(transaction, reply))
+    }
+
+    /// [`complete_in`](Guard::complete_in) as a future, for the executor that the transaction needs.
+    ///
+    /// Dropped before its end, it abandons the guard; roll back then.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete_in`](Guard::complete_in).
+    pub async fn complete_in_async<T: Transaction>(
+        self,
+        transaction: &T,
+        reply: Reply,
+    ) -> Result<Uncommitted, CompleteError> {
+        match self.write_in(transaction, &reply).await {
+            Ok(()) => Ok(Uncommitted { guard: self, reply }),
+            Err(error) => Err(CompleteError::new(self, reply, error)),
+        }
+    }
+
+    async fn write_in<T: Transaction>(&self, transaction: &T, reply: &Reply) -> Result<()> {
+        self.check_size(reply)?;
+        let core = &self.core;
+        let database = match &core.reconciler {
+            Some(reconciler) => Some(reconciler.outcomes.database()),
+            None => core.store.database(),
+        };
+        let database = database.and_then(<dyn Any + Send + Sync>::downcast_ref);
+        let database = database.ok_or_else(other_database)?;
+        let row = match self.row(reply).await? {
+            Ok(row) => row,
+            Err(verdict) => {
+                // Whatever the caller makes of the error, the transaction must not commit.
+                let doomed = transaction.write(database, &self.doomed_row()).await;
+                drop(doomed);
+                return Err(not_completed(&verdict));
+            }
+        };
+        match transaction.write(database, &row).await {
+            Ok(Written::Done) => Ok(()),
+            Ok(Written::Superseded) => Err(self.superseded().await),
+            Err(refused) => Err(refused_by_transaction(refused)),
+        }
+    }
+
+    /// What is to be there once the transaction has committed.
+    async fn row(&self, reply: &Reply) -> Result<Draft> {
+        if self.core.reconciler.is_some() {
+            return self.outcome_row(reply);
+        }
+        let drafted = self.core.store.draft(Request {
+            key: self.key.clone(),
+            digest: self.digest,
+            command: self.completion(reply),
+            seen: Seen::default(),
+        });
+        drafted.ok_or_else(other_database)?.await
+    }
+
+    /// One that can replace nothing.
+    fn doomed_row(&self) -> OutcomeRow {
+        OutcomeRow {
+            id: RecordId(self.digest),
+            replaces: Replaces::Version(NO_VERSION),
+            value: Value {
+                version: NO_VERSION,
+                bytes: Bytes::new(),
+            },
+            ends_at_ms: 0,
+        }
+    }
+
+    fn outcome_row(&self, reply: &Reply) -> Result<Draft> {
+        let now = self.core.timeline.now();
+        let stored = self.core.store.load(&self.digest)?;
+        let context = Context {
+            now,
+            next_token: 0,
+            full: None,
+            on_abandon: OnAbandon::Hold,
+        };
+        let record = stored.as_ref().map(|stored| &stored.record);
+        let decision = decision::decide(record, &self.completion(reply), &context);
+        let (Verdict::Done, Some(Change::Put(Record::Completed(record)))) =
+            (&decision.verdict, decision.change)
+        else {
+            return Ok(Err(decision.verdict));
+        };
+        let (token, expires_at) = (record.token, record.expires_at);
+        let stored = Stored {
+            digest: self.digest,
+            key: None,
+            record: Record::Completed(record),
+        };
+        outcome_row(&stored, token, now, expires_at).map(Ok)
+    }
+
+    /// Another attempt's outcome is there: retries get that.
+    async fn superseded(&self) -> Error {
+        let lost = Error::new(
+            ErrorKind::LeaseLost,
+            "another attempt at the key was first; this transaction can't be committed: roll it back, and begin again to get the \
+             other one's reply",
+        );
+        let Some(reconciler) = &self.core.reconciler else {
+            return lost;
+        };
+        match reconciler.outcomes.load(&self.digest).await {
+            Ok(Some(found)) => {
+                let (key, token) = (self.key.clone(), self.token());
+                let completed = reconciler.complete(key, self.digest, token, found.record);
+                completed.await.err().unwrap_or(lost)
+            }
+            Ok(None) => lost,
+            Err(error) => error,
+        }
+    }
+}
+
+/// A completion that was written in a transaction of the caller's and isn't committed yet.
+///
+/// After the commit, [confirm](Uncommitted::confirm) it; after a rollback, take the [guard](Uncommitted::rolled_back) back. If
+/// it is dropped, or the process dies, the key stays taken until the lease ends; what was committed is then found, and
+/// replayed. Where it isn't clear whether the commit went through, drop it.
+#[must_use = "confirm it after the commit; until then, retries find the key in flight"]
+pub struct Uncommitted {
+    guard: Guard,
+    reply: Reply,
+}
+
+impl Uncommitted {
+    /// Lets retries have the reply, after the commit.
+    ///
+    /// Waits for the disk, with an engine of a folder. Confirming what wasn't committed keeps a reply without its effect.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::complete`]; what was committed stands, and is found by the next begin after the lease's end.
+    pub fn confirm(self) -> Result<(), CompleteError> {
+        block_on(self.confirm_async())
+    }
+
+    /// [`confirm`](Uncommitted::confirm) as a future, for any executor. Dropped after its first poll, it goes on.
+    ///
+    /// # Errors
+    ///
+    /// As [`confirm`](Uncommitted::confirm).
+    pub async fn confirm_async(self) -> Result<(), CompleteError> {
+        let Self { guard, reply } = self;
+        if guard.core.reconciler.is_none() {
+            let attempt = guard.attempt();
+            guard.core.store.confirmed(&guard.digest);
+            guard.core.meters.ended(Ending::Completed { attempt });
+            return Ok(());
+        }
+        match guard.complete_async(reply).await {
+            // Whoever was granted the key meanwhile can't commit, and finds this outcome.
+            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The guard again, after a rollback: to try once more, or to [release](Guard::release) it.
+    ///
+    /// Only where it is certain that nothing was committed.
+    pub fn rolled_back(self) -> Guard {
+        self.guard
+    }
+}
+
+impl fmt::Debug for Uncommitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uncommitted")
+            .field("guard", &self.guard)
+            .finish_non_exhaustive()
+    }
+}
+
+fn outcome_row(
+    stored: &Stored,
+    token: u64,
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Result<OutcomeRow> {
+    let heading = Heading {
+        sequence: token,
+        written_at: now,
+        prior: None,
+    };
+    let mut bytes = Vec::new();
+    codec::encode_put(&mut bytes, heading, stored)?;
+    Ok(OutcomeRow {
+        id: RecordId(stored.digest),
+        replaces: Replaces::Ended(now.0),
+        value: Value {
+            // No other attempt of the store has it.
+            version: Version::from_bits(token),
+            bytes: bytes.into(),
+        },
+        ends_at_ms: expires_at.0,
+    })
+}
+
+fn other_database() -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        "the engine keeps no outcomes in a database of the transaction's sort; name it with Builder::outcomes_in, or open the \
+         engine on it",
+    )
+}
+
+fn not_completed(verdict: &Verdict) -> Error {
+    match verdict {
+        Verdict::LeaseLost(holder) => lease_lost(*holder),
+        _ => Error::new(
+            ErrorKind::LeaseLost,
+            "the key is completed already, with the same reply; roll back",
+        ),
+    }
+}
+
+fn refused_by_transaction(refused: Refused) -> Error {
+    Error::with_source(
+        ErrorKind::Unavailable,
+        "the transaction couldn't take the reply; roll it back, and try again with a new one",
+        refused.into_cause(),
+    )
+}

@@ -1,0 +1,58 @@
+//! What an error of the server or of a connection says about the change that was asked for.
+
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+use crate::store::register::Refused;
+
+/// What is to be done about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Nothing has changed; the same may work at once.
+    Passing,
+    /// Nothing has changed; another connection may do better: this one's server only reads.
+    ReadOnly,
+    /// Nothing has changed.
+    Refused,
+    /// The connection is gone, and with it the answer.
+    Broken,
+}
+
+impl Failure {
+    pub(super) fn of(error: &Error) -> Self {
+        let Some(code) = error.code() else {
+            return Self::Broken;
+        };
+        let (serialization, deadlock, read_only, unknown) = (
+            &SqlState::T_R_SERIALIZATION_FAILURE,
+            &SqlState::T_R_DEADLOCK_DETECTED,
+            &SqlState::READ_ONLY_SQL_TRANSACTION,
+            &SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN,
+        );
+        // 08: connections; 57P: the server goes down; XX: it found itself broken, at whatever point.
+        let is_gone = ["08", "57P", "XX"]
+            .iter()
+            .any(|class| code.code().starts_with(class));
+        if code == serialization || code == deadlock {
+            Self::Passing
+        } else if code == read_only {
+            Self::ReadOnly
+        } else if code == unknown || is_gone {
+            Self::Broken
+        } else {
+            Self::Refused
+        }
+    }
+
+    /// Whether the connection can be used again.
+    pub(super) fn spares_connection(self) -> bool {
+        matches!(self, Self::Passing | Self::Refused)
+    }
+
+    pub(super) fn refused(self, error: Error) -> Refused {
+        match self {
+            Self::Broken => Refused::unknown(error),
+            Self::Passing | Self::ReadOnly | Self::Refused => Refused::unchanged(error),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The connections, and what is done when one fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Client as Pooled, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool,
+    RecyclingMethod, Runtime,
+};
+use tokio::sync::OnceCell;
+use tokio::time::sleep;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Config, Row};
+
+use super::dial::{Deaf, Dial};
+use super::failure::Failure;
+use super::schema::first_contact;
+use super::sql::Sql;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::register::Refused;
+
+/// How often a statement is tried that the server couldn't carry out beside others, or only on another server.
+const MOST_TRIES: u32 = 8;
+/// The pause before the second try; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// How long a statement waits for a row that a transaction of somebody's has changed and not yet committed.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// A connection of the pool's, and its prepared statements.
+pub(super) type Connection = ClientWrapper;
+pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+pub(super) struct Link {
+    pool: Pool,
+    pub(super) config: Config,
+    pub(super) dial: Arc<dyn Dial>,
+    pub(super) timeout: Duration,
+    makes_table: bool,
+    /// What the first contact has found.
+    warnings: OnceCell<Vec<String>>,
+}
+
+impl Link {
+    pub(super) fn new(
+        mut config: Config,
+        dial: Arc<dyn Dial>,
+        connections: usize,
+        timeout: Duration,
+        makes_table: bool,
+    ) -> Result<Self> {
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(timeout);
+        }
+        let settings = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
+        let manager = Manager::from_connect(config.clone(), Deaf(Arc::clone(&dial)), settings);
+        let session = session(timeout);
+        let prepared = Hook::async_fn(move |connection: &mut Connection, _| {
+            let session = session.clone();
+            Box::pin(async move {
+                let done = connection.batch_execute(&session).await;
+                done.map_err(HookError::Backend)
+            })
+        });
+        let pool = Pool::builder(manager)
+            .max_size(connections)
+            .create_timeout(Some(timeout))
+            .runtime(Runtime::Tokio1)
+            .post_create(prepared)
+            .build();
+        let pool = pool.map_err(|error| {
+            Error::with_source(
+                ErrorKind::InvalidConfig,
+                "the pool of connections can't be made",
+                error,
+            )
+        })?;
+        Ok(Self {
+            pool,
+            config,
+            dial,
+            timeout,
+            makes_table,
+            warnings: OnceCell::new(),
+        })
+    }
+
+    pub(super) fn warnings(&self) -> &[String] {
+        self.warnings.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Carries out one statement, a transaction of its own.
+    pub(super) async fn rows(
+        &self,
+        sql: &Sql,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Refused> {
+        let mut pause = FIRST_PAUSE;
+        for tries_left in (0..MOST_TRIES).rev() {
+            let lent = self.lend(sql).await?;
+            let error = match lent.rows(statement, parameters).await {
+                Ok(rows) => {
+                    lent.give_back();
+                    return Ok(rows);
+                }
+                Err(error) => error,
+            };
+            let failure = Failure::of(&error);
+            if failure.spares_connection() {
+                lent.give_back();
+            }
+            let may_pass = matches!(failure, Failure::Passing | Failure::ReadOnly);
+            if !may_pass || tries_left == 0 {
+                return Err(failure.refused(error));
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+        unreachable!("the last try returns")
+    }
+
+    async fn lend(&self, sql: &Sql) -> Result<Lent, Refused> {
+        let pooled = self.pool.get().await.map_err(Refused::unchanged)?;
+        let lent = Lent(Some(pooled));
+        let contact = || first_contact(lent.connection(), sql, self.makes_table);
+        self.warnings.get_or_try_init(contact).await?;
+        Ok(lent)
+    }
+}
+
+/// What holds on every connection: a commit is on the disk, and nothing waits for longer than whoever asked.
+fn session(timeout: Duration) -> String {
+    let lock_wait = LOCK_WAIT.min(timeout / 2);
+    format!(
+        "SET statement_timeout = {}; SET lock_timeout = {}; \
+         SELECT set_config('synchronous_commit', 'on', false) \
+         WHERE current_setting('synchronous_commit', true) IN ('off', 'local')",
+        timeout.as_millis(),
+        lock_wait.as_millis(),
+    )
+}
+
+/// A connection that isn't used again unless it is given back: whoever gave up in the middle of a statement leaves an answer
+/// under way, or a server that gives none.
+struct Lent(Option<Pooled>);
+
+impl Lent {
+    fn connection(&self) -> &Connection {
+        self.0
+            .as_ref()
+            .expect("a connection is there until it is given back")
+    }
+
+    async fn rows(
+        &self,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let connection = self.connection();
+        let prepared = connection.prepare_cached(statement).await?;
+        connection.query(&prepared, parameters).await
+    }
+
+    fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(pooled) = self.0.take() {
+            drop(Pooled::take(pooled));
+        }
+    }
+}

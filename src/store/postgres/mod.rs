@@ -1,0 +1,99 @@
+//! A register on PostgreSQL: one row per key.
+//!
+//! ```no_run
+//! use onceward::Engine;
+//! use onceward::postgres::Postgres;
+//!
+//! let postgres = Postgres::builder("postgres://app@db.internal/app").build()?;
+//! let engine = Engine::builder().open_on(postgres)?;
+//! # Ok::<(), onceward::Error>(())
+//! ```
+//!
+//! Nothing connects before the engine opens. It then makes the table `onceward_records`, if there is none and the user
+//! may; [`Postgres::schema`] gives the SQL for migrations of one's own. Give the same database and table to all nodes
+//! that are to agree, and nothing else needs to be told to them.
+//!
+//! # What it costs
+//!
+//! A new key, a replay, a completion, a renewal and a release are one statement each, one round trip, and a transaction of
+//! their own; those that change something wait until the server has it on the disk. Statements are prepared, once per
+//! connection. Time is the server's, so that nodes whose clocks differ agree. Expired rows are removed in batches of 1,000
+//! that lock nothing but these rows, and pass by what another node is removing.
+//!
+//! Who waits for a key on another node is woken with `NOTIFY`. It is sent after the fact and for many keys at once, not
+//! in the transaction of the completion, where it would make all commits of the database wait for one another.
+//!
+//! # What the server has to be
+//!
+//! - PostgreSQL 12 or later with `fsync` and `full_page_writes` on; both are on unless somebody turned them off, and
+//!   [`warnings`](Postgres::warnings) says so. Where `synchronous_commit` is `off` or `local`, the register turns it on for its own
+//!   connections.
+//! - With a standby that may be promoted: a synchronous one (`synchronous_standby_names`). An asynchronous one lacks what
+//!   was acknowledged last, and a lost grant can be granted again. List all hosts in the URL, with
+//!   `target_session_attrs=read-write`.
+//! - Connections that last: directly, or through a pooler in session mode. In transaction mode, prepared statements,
+//!   settings and `LISTEN` fail.
+//! - The SQL keeps to what CockroachDB and YugabyteDB document as well (without `NOTIFY`, waiters poll). Neither was tested.
+//!
+//! # Errors
+//!
+//! A connection that can't be had, or an error of the server, fails the call with
+//! [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable), and nothing has changed. Where a connection breaks under a
+//! statement, the same statement is asked for again, which can't act twice; where that doesn't help within the timeout, the error
+//! says that the outcome is unknown. Serialization failures (`40001`) and deadlocks are tried again.
+
+mod builder;
+mod dial;
+mod failure;
+mod link;
+mod news;
+mod register;
+mod schema;
+mod sql;
+mod transaction;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use builder::PostgresBuilder;
+use link::Link;
+use sql::Sql;
+
+/// A register on a table of a PostgreSQL database; see the [module](self).
+///
+/// Clones share their connections.
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    link: Link,
+    sql: Sql,
+    /// Tells this node's announcements from the others'.
+    origin: String,
+}
+
+impl Postgres {
+    /// For a database: a URL (`postgres://user:password@host:5432/database`) or a string of keys and values
+    /// (`host=… user=… dbname=…`), as libpq takes them.
+    pub fn builder(database: impl Into<String>) -> PostgresBuilder {
+        PostgresBuilder::new(database.into())
+    }
+
+    /// The SQL that makes the table and its index, for migrations of one's own.
+    pub fn schema(&self) -> &str {
+        &self.shared.sql.schema
+    }
+
+    /// What of the server's settings doesn't bear the promises; read at the first contact, empty before.
+    pub fn warnings(&self) -> &[String] {
+        self.shared.link.warnings()
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,148 @@
+//! One row per key as a register.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+
+use super::Postgres;
+use super::link::Parameters;
+use super::news;
+use crate::store::register::{
+    Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
+};
+
+impl Register for Postgres {
+    async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
+        let row = self
+            .row(&self.shared.sql.load, &[&&id.as_bytes()[..]])
+            .await?;
+        loaded(&row, 0)
+    }
+
+    async fn swap(
+        &self,
+        id: RecordId,
+        expected: Option<Version>,
+        new: Value,
+        ends_at_ms: u64,
+    ) -> Result<Swapped, Refused> {
+        let sql = &self.shared.sql;
+        let (key, bytes) = (&id.as_bytes()[..], &new.bytes[..]);
+        let (version, ends_at_ms) = (number(new.version), end(ends_at_ms));
+        let row = match expected.map(number) {
+            None => {
+                self.row(&sql.insert, &[&key, &version, &bytes, &ends_at_ms])
+                    .await?
+            }
+            Some(expected) => {
+                let parameters: Parameters<'_> = &[&key, &version, &bytes, &ends_at_ms, &expected];
+                self.row(&sql.update, parameters).await?
+            }
+        };
+        let is_done: Option<i32> = column(&row, 0)?;
+        let found = loaded(&row, 1)?;
+        if is_done.is_some() {
+            return Ok(Swapped::Done {
+                now_ms: found.now_ms,
+            });
+        }
+        if found.value.as_ref().map(|value| value.version) == expected {
+            // The statement waited for somebody who was faster, and read the table as it was before.
+            return self.load(id).await.map(Swapped::Mismatch);
+        }
+        Ok(Swapped::Mismatch(found))
+    }
+
+    async fn sweep(&self) -> Result<u64, Refused> {
+        let row = self.row(&self.shared.sql.sweep, &[]).await?;
+        let removed: i64 = column(&row, 0)?;
+        Ok(removed.max(0).cast_unsigned())
+    }
+
+    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
+        let after = from.map_or_else(Bytes::new, |cursor| cursor.0);
+        let rows_most = i64::try_from(most).unwrap_or(i64::MAX);
+        let shared = &self.shared;
+        let parameters: Parameters<'_> = &[&&after[..], &rows_most];
+        let rows = shared
+            .link
+            .rows(&shared.sql, &shared.sql.scan, parameters)
+            .await?;
+        let mut now_ms = 0;
+        let mut values = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let bytes: &[u8] = column(row, 0)?;
+            let bytes: [u8; 32] = bytes.try_into().map_err(|_| {
+                Refused::unchanged(
+                    "the table has a row whose id isn't of 32 bytes: it isn't the engine's",
+                )
+            })?;
+            let found = loaded(row, 1)?;
+            now_ms = found.now_ms;
+            values.extend(
+                found
+                    .value
+                    .map(|value| (RecordId::from_bytes(bytes), value)),
+            );
+        }
+        Ok(Page::in_order(values, most, now_ms))
+    }
+
+    async fn announce(&self, changed: Vec<RecordId>) {
+        news::announce(&self.shared, &changed).await;
+    }
+
+    async fn listen(&self, changed: impl Fn(RecordId) + Send + Sync + 'static) {
+        news::listen(&self.shared, changed).await;
+    }
+
+    fn timeout(&self) -> Duration {
+        self.shared.link.timeout
+    }
+}
+
+impl Postgres {
+    pub(super) async fn row(
+        &self,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Row, Refused> {
+        let shared = &self.shared;
+        let rows = shared.link.rows(&shared.sql, statement, parameters).await?;
+        let row = rows.into_iter().next();
+        row.ok_or_else(|| Refused::unknown("the server gave no row for a statement that has one"))
+    }
+}
+
+/// What the columns from `first` on say: version, value, and the server's time.
+fn loaded(row: &Row, first: usize) -> Result<Loaded, Refused> {
+    let version: Option<i64> = column(row, first)?;
+    let bytes: Option<&[u8]> = column(row, first + 1)?;
+    let now_ms: i64 = column(row, first + 2)?;
+    let value = version.zip(bytes).map(|(version, bytes)| Value {
+        version: Version::from_bits(version.cast_unsigned()),
+        bytes: Bytes::copy_from_slice(bytes),
+    });
+    Ok(Loaded {
+        value,
+        now_ms: now_ms.max(0).cast_unsigned(),
+    })
+}
+
+pub(super) fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a Row,
+    index: usize,
+) -> Result<T, Refused> {
+    row.try_get(index).map_err(Refused::unknown)
+}
+
+/// A version as a column has it.
+pub(super) fn number(version: Version) -> i64 {
+    version.to_bits().cast_signed()
+}
+
+/// An end as a column has it.
+pub(super) fn end(ends_at_ms: u64) -> i64 {
+    i64::try_from(ends_at_ms).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,120 @@
+//! The statements.
+
+use super::builder::invalid;
+use crate::error::Result;
+
+/// The server's clock, in milliseconds since 1970.
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
+/// All statements on one table.
+pub(super) struct Sql {
+    pub(super) schema: String,
+    pub(super) look_for_table: String,
+    pub(super) settings: String,
+    pub(super) load: String,
+    pub(super) insert: String,
+    pub(super) update: String,
+    pub(super) sweep: String,
+    pub(super) sweep_by: String,
+    pub(super) complete: String,
+    pub(super) write_outcome: String,
+    pub(super) remove: String,
+    pub(super) scan: String,
+    pub(super) channel: String,
+    pub(super) announce: String,
+    pub(super) listen: String,
+}
+
+impl Sql {
+    pub(super) fn on(table: &str) -> Result<Self> {
+        let parts: Vec<&str> = table.split('.').collect();
+        let is_name = |part: &&str| {
+            let is_fit = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            (1..=50).contains(&part.len())
+                && part.chars().all(is_fit)
+                && !part.starts_with(|c: char| c.is_ascii_digit())
+        };
+        if parts.len() > 2 || !parts.iter().all(is_name) {
+            return Err(invalid(format!(
+                "the table's name is {table:?}; it must be a name of letters, digits and underscores, with its schema's before \
+                 it and a dot if it has one, of 50 characters at most each"
+            )));
+        }
+        let name = parts.join("\".\"");
+        let index = parts.last().map_or(table, |last| last);
+        // What `put` changed isn't seen by the rest of a statement: it reads the table as it was. Where somebody else was
+        // faster, `put` knows, and the rest may not: the caller then reads again.
+        let answer = format!("SELECT (SELECT done FROM put), found.version, found.value, {NOW}");
+        Ok(Self {
+            schema: format!(
+                "CREATE TABLE IF NOT EXISTS \"{name}\" (\n    id bytea PRIMARY KEY,\n    version bigint NOT NULL,\n    \
+                 value bytea NOT NULL,\n    ends_at_ms bigint NOT NULL\n);\nCREATE INDEX IF NOT EXISTS \"{index}_ends_at_ms\" \
+                 ON \"{name}\" (ends_at_ms);\n"
+            ),
+            look_for_table: format!("SELECT 1 FROM \"{name}\" LIMIT 0"),
+            settings:
+                "SELECT current_setting('fsync', true), current_setting('full_page_writes', true)"
+                    .to_owned(),
+            load: format!(
+                "SELECT found.version, found.value, {NOW} FROM (SELECT 1) AS one \
+                 LEFT JOIN \"{name}\" AS found ON found.id = $1"
+            ),
+            insert: format!(
+                "WITH put AS (INSERT INTO \"{name}\" (id, version, value, ends_at_ms) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (id) DO NOTHING RETURNING 1 AS done) \
+                 {answer} FROM (SELECT 1) AS one LEFT JOIN \"{name}\" AS found ON found.id = $1"
+            ),
+            update: format!(
+                "WITH put AS (UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \
+                 WHERE id = $1 AND version = $5 RETURNING 1 AS done) \
+                 {answer} FROM (SELECT 1) AS one LEFT JOIN \"{name}\" AS found \
+                 ON found.id = $1 AND NOT EXISTS (SELECT 1 FROM put)"
+            ),
+            sweep: format!(
+                "WITH gone AS (DELETE FROM \"{name}\" WHERE id IN (SELECT id FROM \"{name}\" \
+                 WHERE ends_at_ms <= (extract(epoch FROM now()) * 1000)::bigint \
+                 ORDER BY ends_at_ms LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING 1) \
+                 SELECT count(*) FROM gone"
+            ),
+            sweep_by: format!(
+                "WITH gone AS (DELETE FROM \"{name}\" WHERE id IN (SELECT id FROM \"{name}\" \
+                 WHERE ends_at_ms <= $1 ORDER BY ends_at_ms LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING 1) \
+                 SELECT count(*) FROM gone"
+            ),
+            complete: format!(
+                "WITH put AS (UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \
+                 WHERE id = $1 AND version = $5 RETURNING 1) SELECT 1 / count(*) FROM put"
+            ),
+            write_outcome: format!(
+                "WITH put AS (INSERT INTO \"{name}\" AS found (id, version, value, ends_at_ms) \
+                 VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET version = excluded.version, \
+                 value = excluded.value, ends_at_ms = excluded.ends_at_ms WHERE found.ends_at_ms <= $5 \
+                 RETURNING 1) SELECT 1 / count(*) FROM put"
+            ),
+            remove: format!(
+                "WITH gone AS (DELETE FROM \"{name}\" WHERE id = $1 AND version = $2 RETURNING 1) \
+                 SELECT count(*) FROM gone"
+            ),
+            scan: format!(
+                "SELECT found.id, found.version, found.value, {NOW} FROM \"{name}\" AS found \
+                 WHERE found.id > $1 ORDER BY found.id LIMIT $2"
+            ),
+            announce: "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload".to_owned(),
+            listen: format!("LISTEN \"{index}\""),
+            channel: index.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sql;
+
+    #[test]
+    fn names_that_could_be_anything_but_a_name_are_refused() {
+        for name in ["", "a.b.c", "a\"b", "a b", "a;b", "1a", ".a", "a.", "ä"] {
+            assert!(Sql::on(name).is_err(), "{name}");
+        }
+        assert!(Sql::on("payments.onceward_records").is_ok());
+    }
+}

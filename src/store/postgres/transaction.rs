@@ -1,0 +1,62 @@
+//! Completions in the caller's own transactions.
+
+use tokio_postgres::Transaction as OwnTransaction;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::Postgres;
+use super::register::{column, end, number};
+use crate::store::register::{RecordId, Refused, Register, Value, Version};
+use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
+
+/// Completes a key in the transaction: its row in the register's table, or an outcome in the same sort of table for an engine
+/// with a folder of its own.
+///
+/// One round trip; the commit waits for the disk. Where another attempt was first, the statement fails and the transaction
+/// can only be rolled back. A transaction that has changed the same row and isn't over yet is waited for.
+impl Transaction for OwnTransaction<'_> {
+    type Database = Postgres;
+
+    async fn write(&self, database: &Postgres, row: &OutcomeRow) -> Result<Written, Refused> {
+        let sql = &database.shared.sql;
+        let (statement, condition) = match row.replaces {
+            Replaces::Version(version) => (&sql.complete, number(version)),
+            Replaces::Ended(now_ms) => (&sql.write_outcome, end(now_ms)),
+        };
+        let (id, bytes) = (&row.id.as_bytes()[..], &row.value.bytes[..]);
+        let (version, ends_at_ms) = (number(row.value.version), end(row.ends_at_ms));
+        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+            (&id, Type::BYTEA),
+            (&version, Type::INT8),
+            (&bytes, Type::BYTEA),
+            (&ends_at_ms, Type::INT8),
+            (&condition, Type::INT8),
+        ];
+        match self.execute_typed(statement, &parameters).await {
+            Ok(_) => Ok(Written::Done),
+            // The statement divides by the number of rows that it has written.
+            Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
+                Ok(Written::Superseded)
+            }
+            // Whatever it was, the transaction can't commit.
+            Err(error) => Err(Refused::unchanged(error)),
+        }
+    }
+
+    async fn load(database: &Postgres, id: RecordId) -> Result<Option<Value>, Refused> {
+        Ok(Register::load(database, id).await?.value)
+    }
+
+    async fn remove(database: &Postgres, id: RecordId, version: Version) -> Result<(), Refused> {
+        let sql = &database.shared.sql.remove;
+        let (id, version) = (&id.as_bytes()[..], number(version));
+        database.row(sql, &[&id, &version]).await.map(drop)
+    }
+
+    async fn sweep(database: &Postgres, now_ms: u64) -> Result<u64, Refused> {
+        let sql = &database.shared.sql.sweep_by;
+        let row = database.row(sql, &[&end(now_ms)]).await?;
+        let removed: i64 = column(&row, 0)?;
+        Ok(removed.max(0).cast_unsigned())
+    }
+}

@@ -1,0 +1,105 @@
+//! Effects that commit with their reply: the caller's own transaction writes both.
+//!
+//! An effect and the completion of its key are two things, and a crash can come between them: the money has moved, and the
+//! engine doesn't know. Where the effect is a change in a database, [`Guard::complete_in`](crate::Guard::complete_in)
+//! closes that gap. It writes the reply in the transaction that makes the effect, so that both commit or neither does.
+//!
+//! - With a [register on PostgreSQL](crate::register) and the effect in the same database, the row of the key itself is
+//!   completed. Nothing else is needed.
+//! - With an engine of its own folder, the reply goes into a small table of the caller's database, an *outcome*, and the
+//!   engine is told after the commit. [`Builder::outcomes_in`](crate::Builder::outcomes_in) tells it where to look:
+//!   at open, and before a lapsed lease is granted again, so that a crash between the commit and the confirmation ends in a
+//!   replay.
+//!
+//! The first outcome of a key wins. The transaction of an attempt that comes late can't commit: its connection or its
+//! transaction is brought into a state in which a commit fails.
+//!
+//! This is exactly once for what the transaction changes, and for nothing else: a mail that is sent in it is sent again by the
+//! next attempt, if the transaction rolls back.
+//!
+//! # Databases
+//!
+//! `redb::WriteTransaction` (feature `redb`) and `tokio_postgres::Transaction` (feature `postgres`) are there; for another
+//! one, implement [`Transaction`].
+
+#[cfg(feature = "redb")]
+mod redb;
+
+use std::future::Future;
+
+use super::register::{RecordId, Refused, Value, Version};
+
+/// A transaction of the caller's database, in which an outcome can be written.
+///
+/// An outcome is one row of a table of its own: an id, a version, bytes, and when it ends.
+pub trait Transaction {
+    /// The same database, for reads and clean-up outside of any transaction of the caller's.
+    type Database: Send + Sync + 'static;
+
+    /// Writes an outcome, if it may replace what is there. If not, it must also see to it that this transaction can't
+    /// commit any more.
+    ///
+    /// The row has to be locked, or the check repeated at the commit, so that of two transactions only one can commit.
+    fn write(
+        &self,
+        database: &Self::Database,
+        row: &OutcomeRow,
+    ) -> impl Future<Output = Result<Written, Refused>>;
+
+    /// Reads what was committed under an id, though it has ended.
+    ///
+    /// This and what follows is called in a tokio runtime of the engine's own.
+    fn load(
+        database: &Self::Database,
+        id: RecordId,
+    ) -> impl Future<Output = Result<Option<Value>, Refused>> + Send;
+
+    /// Removes what is there under an id, if it has that version.
+    fn remove(
+        database: &Self::Database,
+        id: RecordId,
+        version: Version,
+    ) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// Removes some rows that have ended by then, in milliseconds since 1970; gives how many. It is called until there are
+    /// none.
+    fn sweep(
+        database: &Self::Database,
+        now_ms: u64,
+    ) -> impl Future<Output = Result<u64, Refused>> + Send;
+}
+
+/// A row to be written.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct OutcomeRow {
+    /// Where.
+    pub id: RecordId,
+    /// What it may replace.
+    pub replaces: Replaces,
+    /// What is to be there.
+    pub value: Value,
+    /// From when on it may be removed, in milliseconds since 1970.
+    pub ends_at_ms: u64,
+}
+
+/// What an outcome may replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)] // A backend has to know both.
+pub enum Replaces {
+    /// Nothing, or what has ended by then, in milliseconds since 1970.
+    Ended(u64),
+    /// The row of this version, in the table of a [register](crate::register) on the same database.
+    Version(Version),
+}
+
+/// What became of an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)] // Backends make it.
+#[must_use = "an outcome that was superseded must not be taken for done"]
+pub enum Written {
+    /// It commits with the transaction.
+    Done,
+    /// Another one is there, and this transaction can't commit.
+    Superseded,
+}

@@ -1,0 +1,152 @@
+//! Outcomes in a redb database of the caller's.
+
+use std::mem;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{
+    Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+};
+use tokio::task::spawn_blocking;
+
+use super::{OutcomeRow, Replaces, Transaction, Written};
+use crate::store::register::{RecordId, Refused, Value, Version};
+
+/// Version, end in milliseconds since 1970, bytes.
+type Row = (u64, u64, &'static [u8]);
+
+const OUTCOMES: TableDefinition<'_, &[u8; 32], Row> = TableDefinition::new("onceward_outcomes");
+/// How many rows a sweep removes in one transaction.
+const SWEPT_AT_ONCE: usize = 1_000;
+
+/// Keeps outcomes in the table `onceward_outcomes` of the same database, which is made when it is first needed.
+///
+/// [`write`](Transaction::write) doesn't wait for the disk; the caller's commit does. Where an outcome is superseded, the
+/// commit fails with `TransactionPoisoned`.
+impl Transaction for WriteTransaction {
+    type Database = Arc<Database>;
+
+    async fn write(&self, _: &Arc<Database>, row: &OutcomeRow) -> Result<Written, Refused> {
+        let mut table = self.open_table(OUTCOMES).map_err(Refused::unchanged)?;
+        let found = table.get(row.id.as_bytes()).map_err(Refused::unchanged)?;
+        let found = found.map(|found| {
+            let (version, ends_at_ms, _) = found.value();
+            (Version::from_bits(version), ends_at_ms)
+        });
+        let may_replace = match (row.replaces, found) {
+            (Replaces::Ended(_), None) => true,
+            (Replaces::Ended(now_ms), Some((_, ends_at_ms))) => ends_at_ms <= now_ms,
+            (Replaces::Version(expected), found) => {
+                found.is_some_and(|(version, _)| version == expected)
+            }
+        };
+        if !may_replace {
+            // A transaction with a table that was never closed can't commit: redb's own rule.
+            mem::forget(table);
+            return Ok(Written::Superseded);
+        }
+        let value = (
+            row.value.version.to_bits(),
+            row.ends_at_ms,
+            &row.value.bytes[..],
+        );
+        table
+            .insert(row.id.as_bytes(), value)
+            .map_err(Refused::unchanged)?;
+        Ok(Written::Done)
+    }
+
+    async fn load(database: &Arc<Database>, id: RecordId) -> Result<Option<Value>, Refused> {
+        let database = Arc::clone(database);
+        blocking(move || {
+            let transaction = database.begin_read()?;
+            let table = match transaction.open_table(OUTCOMES) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                other => other?,
+            };
+            let row = table.get(id.as_bytes())?;
+            Ok(row.map(|row| {
+                let (version, _, bytes) = row.value();
+                Value {
+                    version: Version::from_bits(version),
+                    bytes: Bytes::copy_from_slice(bytes),
+                }
+            }))
+        })
+        .await
+    }
+
+    async fn remove(
+        database: &Arc<Database>,
+        id: RecordId,
+        version: Version,
+    ) -> Result<(), Refused> {
+        let database = Arc::clone(database);
+        blocking(move || {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(OUTCOMES)?;
+                let found = table.get(id.as_bytes())?.map(|row| row.value().0);
+                if found == Some(version.to_bits()) {
+                    table.remove(id.as_bytes())?;
+                }
+            }
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    async fn sweep(database: &Arc<Database>, now_ms: u64) -> Result<u64, Refused> {
+        let database = Arc::clone(database);
+        blocking(move || {
+            let ended = ended(&database, now_ms)?;
+            if ended.is_empty() {
+                return Ok(0);
+            }
+            let transaction = database.begin_write()?;
+            let mut removed = 0;
+            {
+                let mut table = transaction.open_table(OUTCOMES)?;
+                for id in ended {
+                    // It may have been replaced since.
+                    let is_ended = table.get(&id)?.is_some_and(|row| row.value().1 <= now_ms);
+                    if is_ended {
+                        table.remove(&id)?;
+                        removed += 1;
+                    }
+                }
+            }
+            transaction.commit()?;
+            Ok(removed)
+        })
+        .await
+    }
+}
+
+/// Some rows that have ended. They are looked for in a read transaction, which holds up nobody.
+fn ended(database: &Database, now_ms: u64) -> Result<Vec<[u8; 32]>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let table = match transaction.open_table(OUTCOMES) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut ended = Vec::new();
+    for row in table.iter()? {
+        let (id, row) = row?;
+        if row.value().1 <= now_ms {
+            ended.push(*id.value());
+            if ended.len() == SWEPT_AT_ONCE {
+                break;
+            }
+        }
+    }
+    Ok(ended)
+}
+
+/// In a thread where it may wait for the disk, and for the transaction that somebody else writes.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, redb::Error> + Send + 'static,
+) -> Result<T, Refused> {
+    let done = spawn_blocking(work).await;
+    done.map_err(Refused::unknown)?.map_err(Refused::unknown)
+}

@@ -1,0 +1,139 @@
+//! The register on PostgreSQL.
+
+use std::thread;
+use std::time::Duration;
+
+use onceward::postgres::Postgres;
+use onceward::{Engine, ErrorKind, Fingerprint, Guard, Key, ManualClock, Outcome, Reply};
+
+use crate::start::is_skipped;
+use crate::start::postgres::PostgresServer;
+use crate::start::proxy::Proxy;
+
+fn key(name: &str) -> Key {
+    Key::new("tenant", name).unwrap()
+}
+
+fn request() -> Fingerprint {
+    Fingerprint::of("request")
+}
+
+fn node(url: &str) -> Engine {
+    let postgres = Postgres::builder(url)
+        .timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    Engine::builder().open_on(postgres).unwrap()
+}
+
+fn granted(engine: &Engine, name: &str) -> Guard {
+    match engine.begin(&key(name), &request()).unwrap() {
+        Outcome::Proceed(guard) => guard,
+        other => panic!("{name} was not granted: {other:?}"),
+    }
+}
+
+fn replayed(engine: &Engine, name: &str) -> Reply {
+    match engine.begin(&key(name), &request()).unwrap() {
+        Outcome::Replay(reply) => reply,
+        other => panic!("{name} was not replayed: {other:?}"),
+    }
+}
+
+#[test]
+fn a_new_key_a_replay_and_a_completion_take_one_round_trip_each() {
+    if is_skipped() {
+        return;
+    }
+    let server = PostgresServer::start();
+    let proxy = Proxy::to_postgres(server.port());
+    let postgres = Postgres::builder(PostgresServer::url_at(proxy.port)).connections(1);
+    let engine = Engine::builder().replay_cache_time(Duration::ZERO);
+    let engine = engine.open_on(postgres.build().unwrap()).unwrap();
+    // The statements are prepared when they are first needed, and announcements have to be sent.
+    granted(&engine, "first")
+        .complete(Reply::new(201, "body"))
+        .unwrap();
+    replayed(&engine, "first");
+    granted(&engine, "released").release().unwrap();
+    thread::sleep(Duration::from_millis(500));
+    let mut guard = None;
+    let new_key = proxy.trips(|| guard = Some(granted(&engine, "key")));
+    let in_flight = proxy.trips(|| drop(engine.begin(&key("key"), &request()).unwrap()));
+    let renewal = proxy.trips(|| guard.as_mut().unwrap().renew().unwrap());
+    let completion = proxy.trips(|| {
+        guard
+            .take()
+            .unwrap()
+            .complete(Reply::new(201, "body"))
+            .unwrap()
+    });
+    thread::sleep(Duration::from_millis(500));
+    let replay = proxy.trips(|| drop(replayed(&engine, "key")));
+    println!(
+        "round trips: new key {new_key}, in flight {in_flight}, renewal {renewal}, completion {completion}, replay {replay}"
+    );
+    assert_eq!([new_key, in_flight, renewal, completion, replay], [1; 5]);
+}
+
+#[test]
+fn a_server_that_goes_away_fails_a_begin_in_time_and_one_that_comes_back_is_found_again() {
+    if is_skipped() {
+        return;
+    }
+    let mut server = PostgresServer::start();
+    let engine = node(&server.url());
+    granted(&engine, "before")
+        .complete(Reply::new(201, "body"))
+        .unwrap();
+    let guard = granted(&engine, "guarded");
+    server.kill();
+    let refused = engine.begin(&key("meanwhile"), &request()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    let refused = guard.complete(Reply::new(201, "late")).unwrap_err();
+    let (guard, reply, error) = refused.into_parts();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    server.go_on();
+    guard.complete(reply).unwrap();
+    assert_eq!(replayed(&engine, "guarded").body(), "late");
+    drop(granted(&engine, "after"));
+    server.freeze();
+    let refused = engine.begin(&key("frozen"), &request()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    server.wake();
+    granted(&engine, "awake")
+        .complete(Reply::new(201, "body"))
+        .unwrap();
+    let other = node(&server.url());
+    for name in ["before", "guarded", "awake"] {
+        replayed(&other, name);
+    }
+}
+
+#[test]
+fn who_waits_on_one_node_is_told_by_another() {
+    if is_skipped() {
+        return;
+    }
+    let server = PostgresServer::start();
+    // By its own clock, which stands still, a waiter would never look again.
+    let clock = ManualClock::new();
+    let postgres = Postgres::builder(server.url()).build().unwrap();
+    let waiting = Engine::builder().clock(clock).open_on(postgres).unwrap();
+    let other = node(&server.url());
+    let guard = granted(&other, "key");
+    let waiter = thread::spawn(move || {
+        let hour = Duration::from_secs(3_600);
+        waiting
+            .begin_or_wait(&key("key"), &request(), hour)
+            .unwrap()
+    });
+    let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+    while server.query(listens) != "2" {}
+    thread::sleep(Duration::from_millis(300));
+    guard.complete(Reply::new(201, "body")).unwrap();
+    let Outcome::Replay(reply) = waiter.join().unwrap() else {
+        panic!("it was not replayed");
+    };
+    assert_eq!(reply.body(), "body");
+}

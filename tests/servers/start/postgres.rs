@@ -1,0 +1,264 @@
+//! PostgreSQL on loopback.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::{folder, free_port, on_path, signal, spawn, wait_until};
+
+const USER: &str = "onceward";
+const INSTALL: &str = "PostgreSQL isn't there; install it with: apt-get install postgresql";
+
+/// A cluster of databases with a server that is killed when this is dropped.
+pub(crate) struct PostgresServer {
+    folder: TempDir,
+    programs: PathBuf,
+    owner: Option<(u32, u32)>,
+    port: u16,
+    settings: Vec<String>,
+    child: Option<Child>,
+}
+
+impl PostgresServer {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
+        let mut server = Self::prepared(settings);
+        let mut initdb = server.program("initdb");
+        initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
+        initdb
+            .args(["--username", USER, "--pgdata"])
+            .arg(server.data());
+        run(&mut initdb);
+        server.go_on();
+        server
+    }
+
+    /// A standby of this one, which is up but may lag behind. Its name for `synchronous_standby_names` is `standby`.
+    pub(crate) fn standby(&self) -> Self {
+        let mut standby = Self::prepared(&[]);
+        let mut copy = standby.program("pg_basebackup");
+        let primary = format!("{} application_name=standby", self.words());
+        copy.args([
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+            "--no-sync",
+            "--dbname",
+            &primary,
+        ]);
+        run(copy.arg("--pgdata").arg(standby.data()));
+        standby.go_on();
+        standby
+    }
+
+    fn prepared(settings: &[&str]) -> Self {
+        let programs = programs().expect(INSTALL);
+        let folder = folder();
+        let owner = owner();
+        if let Some((uid, gid)) = owner {
+            chown(folder.path(), Some(uid), Some(gid)).unwrap();
+        }
+        Self {
+            folder,
+            programs,
+            owner,
+            port: free_port(),
+            settings: settings.iter().map(ToString::to_string).collect(),
+            child: None,
+        }
+    }
+
+    /// Starts the server, again if it was killed.
+    pub(crate) fn go_on(&mut self) {
+        let mut postgres = self.program("postgres");
+        postgres
+            .arg("-D")
+            .arg(self.data())
+            .args(["-p", &self.port.to_string()]);
+        let fixed = [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "fsync=on",
+            "max_connections=400",
+            "shared_buffers=64MB",
+        ];
+        let settings = fixed
+            .into_iter()
+            .chain(self.settings.iter().map(String::as_str));
+        for setting in settings {
+            postgres.args(["-c", setting]);
+        }
+        self.child = Some(spawn(&mut postgres, &self.log()));
+        wait_until("PostgreSQL", &self.log(), || self.is_up());
+    }
+
+    fn is_up(&self) -> bool {
+        let mut ready = self.program("pg_isready");
+        ready.args([
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-d",
+            "postgres",
+        ]);
+        ready.status().unwrap().success()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        Self::url_at(self.port)
+    }
+
+    /// The same, reached through another port.
+    pub(crate) fn url_at(port: u16) -> String {
+        format!("postgres://{USER}@127.0.0.1:{port}/postgres")
+    }
+
+    /// For several servers, of which the one is meant that takes writes.
+    pub(crate) fn url_of(servers: &[&Self]) -> String {
+        let hosts: Vec<String> = servers
+            .iter()
+            .map(|server| format!("127.0.0.1:{}", server.port))
+            .collect();
+        format!(
+            "postgres://{USER}@{}/postgres?target_session_attrs=read-write",
+            hosts.join(",")
+        )
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn words(&self) -> String {
+        format!("host=127.0.0.1 port={} user={USER}", self.port)
+    }
+
+    /// What a query gives: its first row's first column, or nothing.
+    pub(crate) fn query(&self, sql: &str) -> String {
+        let mut psql = self.program("psql");
+        psql.args([
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "-d",
+            &format!("{} dbname=postgres", self.words()),
+            "-c",
+            sql,
+        ]);
+        run(&mut psql).trim().to_owned()
+    }
+
+    /// Kills it and all its processes.
+    pub(crate) fn kill(&mut self) {
+        let processes = self.processes();
+        signal("KILL", &processes);
+        if let Some(mut child) = self.child.take() {
+            drop(child.wait());
+        }
+    }
+
+    /// Stops its processes where they are, until [`wake`](PostgresServer::wake).
+    pub(crate) fn freeze(&self) {
+        signal("STOP", &self.processes());
+    }
+
+    pub(crate) fn wake(&self) {
+        signal("CONT", &self.processes());
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) fn promote(&self) {
+        let mut promote = self.program("pg_ctl");
+        run(promote
+            .args(["promote", "--wait", "--pgdata"])
+            .arg(self.data()));
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        let Some(child) = &self.child else {
+            return Vec::new();
+        };
+        let path = format!("/proc/{0}/task/{0}/children", child.id());
+        let children = fs::read_to_string(path).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|id| id.parse().ok());
+        std::iter::once(child.id()).chain(children).collect()
+    }
+
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.programs.join(name));
+        command.current_dir(self.folder.path());
+        if let Some((uid, gid)) = self.owner {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        self.wake();
+        if self.child.is_some() {
+            // Killed outright, it would leave its shared memory behind.
+            let mut stop = self.program("pg_ctl");
+            stop.args(["stop", "--mode=immediate", "--pgdata"])
+                .arg(self.data());
+            drop(stop.stdout(Stdio::null()).stderr(Stdio::null()).status());
+        }
+        self.kill();
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{} failed: {}",
+        command.get_program().display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The newest version that Debian has installed, or what is on the path.
+fn programs() -> Option<PathBuf> {
+    let version = |folder: &Path| folder.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    let versions = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let newest = versions
+        .map(|folder| folder.path().join("bin"))
+        .filter(|folder| folder.join("initdb").is_file())
+        .max_by_key(|folder| version(folder));
+    newest.or_else(|| Some(on_path("initdb")?.parent()?.to_owned()))
+}
+
+/// Whom the server runs as, which refuses to run as root.
+fn owner() -> Option<(u32, u32)> {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let owner = users.lines().find_map(|line| {
+        let mut fields = line.strip_prefix("postgres:")?.split(':').skip(1);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    });
+    Some(owner.expect(INSTALL))
+}
