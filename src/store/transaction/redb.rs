@@ -1,11 +1,10 @@
 //! Outcomes in a redb database of the caller's.
 
-use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use redb::{
-    Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+    Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
 };
 use tokio::task::spawn_blocking;
 
@@ -22,7 +21,11 @@ const SWEPT_AT_ONCE: usize = 1_000;
 /// Keeps outcomes in the table `onceward_outcomes` of the same database, which is made when it is first needed.
 ///
 /// [`write`](Transaction::write) doesn't wait for the disk; the caller's commit does. Where an outcome is superseded, the
-/// commit fails with `TransactionPoisoned`.
+/// commit fails with `TransactionPoisoned`, and the next write transaction may begin.
+///
+/// In a program that is built with `panic = "abort"`, a transaction can be kept from committing in one way only, which is
+/// that redb never lets another one begin: there, the database takes no more writes after an outcome was superseded, until
+/// the program is started again.
 impl Transaction for WriteTransaction {
     type Database = Arc<Database>;
 
@@ -41,8 +44,13 @@ impl Transaction for WriteTransaction {
             }
         };
         if !may_replace {
-            // A transaction with a table that was never closed can't commit: redb's own rule.
-            mem::forget(table);
+            if found.is_none() {
+                let nothing = (0, 0, &[][..]);
+                table
+                    .insert(row.id.as_bytes(), nothing)
+                    .map_err(Refused::unchanged)?;
+            }
+            poison(table, row.id);
             return Ok(Written::Superseded);
         }
         let value = (
@@ -121,6 +129,23 @@ impl Transaction for WriteTransaction {
         })
         .await
     }
+}
+
+/// Keeps the transaction from committing: redb's rule for one in which an operation on an existing row has panicked.
+#[cfg(panic = "unwind")]
+fn poison(mut table: Table<'_, &[u8; 32], Row>, id: RecordId) {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    let row = id.as_bytes()..=id.as_bytes();
+    // Resumed rather than panicked, so that no hook reports it.
+    let poisoning = || table.retain_in::<&[u8; 32], _>(row, |_, _| resume_unwind(Box::new(())));
+    drop(catch_unwind(AssertUnwindSafe(poisoning)));
+}
+
+/// Keeps the transaction from committing: redb's rule for one with a table that was never closed.
+#[cfg(not(panic = "unwind"))]
+fn poison(table: Table<'_, &[u8; 32], Row>, _: RecordId) {
+    std::mem::forget(table);
 }
 
 /// Some rows that have ended. They are looked for in a read transaction, which holds up nobody.
