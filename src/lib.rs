@@ -142,6 +142,8 @@ mod reply;
 mod secret;
 mod store;
 mod sync;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 mod verification;
 
 pub use bytes;
@@ -159,7 +161,7 @@ pub use limits::Terms;
 pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution};
 pub use progress::{Progress, Stage};
 pub use reply::Reply;
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 pub use store::register;
 pub use verification::{Problem, Verification};
 

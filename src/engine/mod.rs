@@ -1,6 +1,5 @@
 //! The engine: begin and complete around a handler.
 
-mod blocking;
 mod builder;
 mod core;
 mod guard;
@@ -28,7 +27,6 @@ pub use run::RunError;
 pub use stats::{Health, Stats, Sweep};
 pub use survey::Export;
 
-use self::blocking::block_on;
 use self::core::Core;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
@@ -36,7 +34,7 @@ use crate::key::Key;
 use crate::limits::Terms;
 use crate::outcome::Outcome;
 use crate::store::Reads;
-use crate::sync::thread;
+use crate::sync::{block_on, thread};
 
 /// An idempotency engine: a folder of records, and the threads that look after it.
 ///

@@ -83,8 +83,6 @@
 
 mod connect;
 mod decider;
-#[cfg(test)]
-mod local;
 mod meta;
 mod news;
 mod record;
@@ -107,8 +105,6 @@ use crate::error::{Error, ErrorKind};
 use crate::secret::Digest;
 
 pub(crate) use connect::connect;
-#[cfg(test)]
-pub(crate) use local::Local;
 pub(crate) use replies::Caching;
 pub(crate) use store::RegisterStore;
 
