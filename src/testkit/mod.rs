@@ -22,9 +22,10 @@
 //!
 //! If the contract is broken, the others aren't tried: what they would say follows from it.
 //!
-//! All of it runs on one real server, beside whatever else is there, in scopes and cells of its own, and takes no time to
-//! wait for leases and retentions, because the register is [`Shifted`]. Give it a database of the tests' own all the same,
-//! and no [pepper](crate::Builder::pepper): each page of each cell is read several times.
+//! All of it runs on one real server, in cells of its own, and needn't wait for leases and retentions, because the register
+//! is [`Shifted`]. Give it a database of the tests' own all the same, which no engine with a
+//! [pepper](crate::Builder::pepper) has used: the scans walk through everything that is there, and of a scenario that
+//! fails something may stay.
 //!
 //! A database isn't needed where only your own code is tested: [`Local`] is a register in this process.
 

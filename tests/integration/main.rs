@@ -24,7 +24,7 @@ mod model;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 mod observability;
 mod race;
-#[cfg(feature = "register")]
+#[cfg(feature = "testkit")]
 mod register;
 mod reopen;
 mod scope_limit;

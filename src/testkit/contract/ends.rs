@@ -77,7 +77,7 @@ pub(super) async fn a_cell_that_has_ended_is_gone_or_as_it_was<R: Register>(
     let (handle, other) = (ground.handle().await, ground.handle().await);
     let now_ms = handle.load(ground.id()).await.now_ms;
     let mut ended = Vec::new();
-    for ends_at_ms in [0, 1, now_ms.saturating_sub(DAY_MS), now_ms - 1, now_ms] {
+    for ends_at_ms in [1, now_ms - DAY_MS, now_ms - 1, now_ms] {
         let (id, written) = (ground.id(), some_value("ended"));
         handle.put_until(id, None, &written, ends_at_ms).await;
         other.has_or_lost(id, &written).await;
@@ -164,7 +164,9 @@ pub(super) async fn sweeps_at_once_come_to_an_end<R: Register>(ground: &Ground<'
     let handle = ground.handle().await;
     for _ in 0..CELLS {
         let ended = some_value("ended");
-        handle.put_until(ground.id(), None, &ended, 1).await;
+        handle
+            .put_until(ground.id(), None, &ended, handle.ended_ms)
+            .await;
     }
     let mut sweepers = Vec::new();
     for _ in 0..SWEEPERS {

@@ -27,7 +27,8 @@ pub(in crate::testkit) struct Ground<'a, R> {
 /// A way to the server whose refusals are failures.
 pub(super) struct Handle<R> {
     pub(super) register: Arc<R>,
-    /// An hour from when the handle was made, by the server's clock.
+    /// An hour before the handle was made, by the server's clock, and an hour after it.
+    pub(super) ended_ms: u64,
     pub(super) later_ms: u64,
 }
 
@@ -79,7 +80,8 @@ impl<'a, R: Register> Ground<'a, R> {
                 continue;
             };
             let ended = value(found.version.to_bits().wrapping_add(1), "");
-            handle.swap(id, Some(found.version), &ended, 1).await;
+            let version = Some(found.version);
+            handle.swap(id, version, &ended, handle.ended_ms).await;
         }
         handle.sweep_all().await;
     }
@@ -88,10 +90,11 @@ impl<'a, R: Register> Ground<'a, R> {
     pub(super) async fn handle(&self) -> Handle<R> {
         let register = Arc::new((self.make)());
         let loaded = register.load(random::id()).await;
-        let now_ms = loaded.unwrap_or_else(|refused| panic!("a load was refused: {refused:?}"));
+        let loaded = loaded.unwrap_or_else(|refused| panic!("a load was refused: {refused:?}"));
         Handle {
             register,
-            later_ms: now_ms.now_ms.saturating_add(HOUR_MS),
+            ended_ms: loaded.now_ms.saturating_sub(HOUR_MS),
+            later_ms: loaded.now_ms.saturating_add(HOUR_MS),
         }
     }
 
