@@ -28,6 +28,8 @@ pub(super) struct ReplayCache {
 #[derive(Clone)]
 pub(super) struct Cached {
     pub(super) stored: Arc<Stored>,
+    // Only a register's records are kept for a time.
+    #[cfg_attr(not(any(test, feature = "register")), allow(dead_code))]
     pub(super) until: Timestamp,
 }
 
