@@ -40,6 +40,12 @@ fn a_register_that_announces_is_heard() {
 }
 
 #[test]
+fn a_register_that_ends_cells_by_itself_and_pages_in_its_own_way_passes() {
+    let server = Local::default();
+    conformance(|| Expiring(server.clone()));
+}
+
+#[test]
 fn the_suite_can_run_in_async_code_and_beside_itself() {
     let server = Local::default();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -327,5 +333,50 @@ impl Register for Announcing {
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
+    }
+}
+
+/// A register that needs no sweep, takes a while, and has empty pages and cells that are on several.
+struct Expiring(Local);
+
+impl Expiring {
+    const START: &[u8] = b"start";
+
+    async fn expire(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        self.0.sweep().await.unwrap();
+    }
+}
+
+impl Register for Expiring {
+    async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
+        self.expire().await;
+        self.0.load(id).await
+    }
+
+    async fn swap(
+        &self,
+        id: RecordId,
+        expected: Option<Version>,
+        new: Value,
+        ends_at_ms: u64,
+    ) -> Result<Swapped, Refused> {
+        self.expire().await;
+        self.0.swap(id, expected, new, ends_at_ms).await
+    }
+
+    async fn sweep(&self) -> Result<u64, Refused> {
+        Ok(0)
+    }
+
+    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
+        self.expire().await;
+        let mut page = self.0.scan(from.clone(), most).await?;
+        if from.is_none() {
+            page.values.clear();
+            page.next = Some(Cursor(Self::START.into()));
+        }
+        page.values.extend(page.values.last().cloned());
+        Ok(page)
     }
 }

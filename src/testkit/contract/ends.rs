@@ -15,7 +15,7 @@ const PLAUSIBLE_MS: std::ops::Range<u64> = 1_577_836_800_000..4_102_444_800_000;
 /// By how much the clocks of one server's machines, if it has several, may differ.
 const STEP_BACK_MS: u64 = 1_000;
 /// How long a clock may stand still.
-const STANDSTILL: Duration = Duration::from_secs(5);
+const STANDSTILL: Duration = Duration::from_secs(2);
 const LOOKS_EVERY: Duration = Duration::from_millis(2);
 
 pub(super) async fn the_clock_is_the_servers_and_runs_forwards<R: Register>(
@@ -128,6 +128,7 @@ pub(super) async fn a_sweep_leaves_what_has_not_ended<R: Register>(ground: &Grou
 /// A database that ends cells by itself has to forget the end that was set before.
 pub(super) async fn a_swap_replaces_the_end<R: Register>(ground: &Ground<'_, R>) {
     const SOON_MS: u64 = 500;
+    const SOON: Duration = Duration::from_millis(SOON_MS);
     let handle = ground.handle().await;
     let now_ms = handle.load(ground.id()).await.now_ms;
     let soon_ms = now_ms + SOON_MS;
@@ -149,7 +150,7 @@ pub(super) async fn a_swap_replaces_the_end<R: Register>(ground: &Ground<'_, R>)
         live.push((id, written));
     }
     let since = Instant::now();
-    while handle.load(live[0].0).await.now_ms <= soon_ms && since.elapsed() < STANDSTILL {
+    while handle.load(live[0].0).await.now_ms <= soon_ms && since.elapsed() < 2 * SOON {
         sleep(LOOKS_EVERY).await;
     }
     handle.sweep_all().await;
