@@ -89,6 +89,7 @@
 //! - `axum`: `tower`, an extractor for axum's handlers, and the path that the client sent instead of what `nest` leaves
 //!   of it, in scopes and fingerprints.
 //! - `actix`: a middleware for actix-web 4.
+//! - `testkit`: the suite that tests a register of your own.
 //!
 //! # Limits
 //!
@@ -142,6 +143,8 @@ mod reply;
 mod secret;
 mod store;
 mod sync;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 mod verification;
 
 pub use bytes;
@@ -163,8 +166,10 @@ pub use progress::{Progress, Stage};
 pub use reply::Reply;
 #[cfg(feature = "postgres")]
 pub use store::postgres;
+#[cfg(any(test, feature = "register"))]
+pub use store::register;
 #[cfg(feature = "register")]
-pub use store::{register, transaction};
+pub use store::transaction;
 pub use verification::{Problem, Verification};
 
 /// The README's code, compiled.

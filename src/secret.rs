@@ -73,7 +73,7 @@ impl Secret {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testkit"))]
     pub(crate) fn seal(&self, fingerprint: &Fingerprint) -> SealedFingerprint {
         self.seal_whole(fingerprint).with_parts(self, fingerprint)
     }

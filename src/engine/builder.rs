@@ -35,7 +35,7 @@ pub struct Builder {
     pub(super) lock_wait: Duration,
     pub(super) cache_bytes: usize,
     pub(super) replay_cache_bytes: usize,
-    #[cfg(feature = "register")]
+    #[cfg(any(test, feature = "register"))]
     pub(super) replay_cache_time: Duration,
     pub(super) segment_entries: u64,
     pub(super) segment_bytes: u64,
@@ -66,7 +66,7 @@ impl Default for Builder {
             lock_wait: Duration::ZERO,
             cache_bytes: 64 << 20,
             replay_cache_bytes: 64 << 20,
-            #[cfg(feature = "register")]
+            #[cfg(any(test, feature = "register"))]
             replay_cache_time: Duration::from_secs(60),
             segment_entries: 400_000,
             segment_bytes: 192 << 20,
@@ -219,7 +219,7 @@ impl Builder {
     /// A completed record never changes, but it can be forgotten. Once [`Engine::forget`](crate::Engine::forget) has
     /// returned, its own node answers with the old reply no more; another node may until it has heard of it, which it does
     /// within milliseconds where the register has announcements and none got lost, and after this time at the latest.
-    #[cfg(feature = "register")]
+    #[cfg(any(test, feature = "register"))]
     pub fn replay_cache_time(mut self, time: Duration) -> Self {
         self.replay_cache_time = time;
         self

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use super::blocking::block_on;
 use super::core::{Core, lease_lost};
 use crate::clock::Timestamp;
 use crate::decision::{Command, Grant, Verdict};
@@ -16,6 +15,7 @@ use crate::observe::{self, Ending};
 use crate::reply::Reply;
 use crate::secret::Digest;
 use crate::store::Seen;
+use crate::sync::block_on;
 
 /// The right to run a request's handler, once, until the lease ends.
 ///

@@ -1,6 +1,5 @@
 //! The engine: begin and complete around a handler.
 
-mod blocking;
 mod builder;
 mod core;
 mod guard;
@@ -36,7 +35,6 @@ pub use survey::Export;
 #[cfg(feature = "register")]
 pub use transact::Uncommitted;
 
-use self::blocking::block_on;
 use self::core::Core;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
@@ -44,7 +42,7 @@ use crate::key::Key;
 use crate::limits::Terms;
 use crate::outcome::Outcome;
 use crate::store::Reads;
-use crate::sync::thread;
+use crate::sync::{block_on, thread};
 
 /// An idempotency engine: a folder of records, and the threads that look after it.
 ///

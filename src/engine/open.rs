@@ -17,7 +17,7 @@ use crate::observe::Meters;
 use crate::secret::Secret;
 use crate::store::embedded::{self, Embedded};
 use crate::store::memory::Memory;
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 use crate::store::register::{Caching, Register, RegisterStore, connect};
 use crate::store::{Observer, Rules, Store};
 use crate::sync::Mutex;
@@ -98,7 +98,7 @@ impl Builder {
     /// [`ErrorKind::InvalidConfig`] if a setting is out of its range or can't be upheld, or the pepper not the one that the
     /// register was first used with; [`ErrorKind::Unavailable`] if the register doesn't answer;
     /// [`ErrorKind::UnsupportedFormat`] if a newer version of the crate was the first to use it.
-    #[cfg(feature = "register")]
+    #[cfg(any(test, feature = "register"))]
     pub fn open_on(self, register: impl Register) -> Result<Engine> {
         self.check()?;
         if self.max_live_keys_per_scope.is_some()
@@ -130,7 +130,7 @@ impl Builder {
     /// # Errors
     ///
     /// As [`open_on`](Builder::open_on).
-    #[cfg(feature = "register")]
+    #[cfg(any(test, feature = "register"))]
     pub async fn open_on_async(self, register: impl Register) -> Result<Engine> {
         in_new_thread("onceward-open", move || self.open_on(register)).await
     }
@@ -244,7 +244,7 @@ impl Builder {
         ] {
             check_number(name, value as u64, least, most)?;
         }
-        #[cfg(feature = "register")]
+        #[cfg(any(test, feature = "register"))]
         if self.replay_cache_time > Duration::ZERO {
             check_duration("replay_cache_time", self.replay_cache_time, DAY)?;
         }

@@ -1,7 +1,6 @@
 //! What an operator does with an engine: look, settle by hand, sweep, measure, close.
 
 use super::Engine;
-use super::blocking::block_on;
 use super::core::{Core, running};
 use super::offload::in_new_thread;
 use super::stats::{Health, Stats, Sweep};
@@ -11,6 +10,7 @@ use crate::key::Key;
 use crate::outcome::{Entry, EntryState, Resolution};
 use crate::record::{Record, Stored};
 use crate::store::{Reads, Seen};
+use crate::sync::block_on;
 
 impl Engine {
     /// What is known of a key, or `None` if it is free.

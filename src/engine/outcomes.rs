@@ -12,7 +12,6 @@ use tokio::runtime::{self, Runtime};
 use tokio::time::timeout;
 
 use super::Builder;
-use super::blocking::block_on;
 use super::reconcile::{Found, Later, Outcomes, Reconciler};
 use crate::clock::{Timeline, Timestamp};
 use crate::codec;
@@ -24,6 +23,7 @@ use crate::store::Store;
 use crate::store::register::{RecordId, Refused, Value, Version};
 use crate::store::transaction::Transaction;
 use crate::sync::Mutex;
+use crate::sync::block_on;
 
 /// How long the database may take.
 const TIMEOUT: Duration = Duration::from_secs(5);

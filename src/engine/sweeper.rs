@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
-use super::blocking::block_on;
 use super::reconcile::Reconciler;
 use super::stats::Sweep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Begun, Levels, Meters};
 use crate::store::Store;
+use crate::sync::block_on;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Mutex, RecvTimeoutError, Sender, bounded};
 

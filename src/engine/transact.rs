@@ -5,7 +5,6 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::blocking::block_on;
 use super::core::lease_lost;
 use super::guard::{CompleteError, Guard};
 use crate::clock::Timestamp;
@@ -19,6 +18,7 @@ use crate::reply::Reply;
 use crate::store::register::{RecordId, Refused, Value, Version};
 use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 use crate::store::{Draft, Request, Seen};
+use crate::sync::block_on;
 
 /// The version of nothing: of no token, and as good as never a random one.
 const NO_VERSION: Version = Version::from_bits(0);

@@ -4,8 +4,8 @@
 //! nothing of its own, makes the change durable in its own sense, publishes it, and then answers.
 
 mod answer;
-#[cfg(test)]
-mod conformance;
+#[cfg(any(test, feature = "testkit"))]
+pub(crate) mod conformance;
 pub(crate) mod embedded;
 pub(crate) mod memory;
 #[cfg(feature = "postgres")]

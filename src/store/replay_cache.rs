@@ -28,7 +28,8 @@ pub(super) struct ReplayCache {
 #[derive(Clone)]
 pub(super) struct Cached {
     pub(super) stored: Arc<Stored>,
-    #[cfg_attr(not(feature = "register"), allow(dead_code))] // A register looks at it.
+    // Only a register's records are kept for a time.
+    #[cfg_attr(not(any(test, feature = "register")), allow(dead_code))]
     pub(super) until: Timestamp,
 }
 

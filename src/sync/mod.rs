@@ -5,11 +5,13 @@
 //! are then one thread to the system. So a lock that isn't from here must not be held while anything from here is
 //! used: that is why redb and its backends have locks of their own, and call nothing that has one from here.
 
+mod blocking;
 #[cfg(onceward_shuttle)]
 mod explored;
 #[cfg(not(onceward_shuttle))]
 mod plain;
 
+pub(crate) use blocking::block_on;
 #[cfg(onceward_shuttle)]
 pub(crate) use explored::*;
 #[cfg(not(onceward_shuttle))]

@@ -26,7 +26,7 @@ mod observability;
 #[cfg(feature = "redb")]
 mod outcomes;
 mod race;
-#[cfg(feature = "register")]
+#[cfg(feature = "testkit")]
 mod register;
 mod reopen;
 mod scope_limit;

@@ -1,55 +1,52 @@
 //! Several engines on one register, through the public API.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use onceward::register::{
     Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
 };
-use onceward::{Clock, Engine, ErrorKind, ManualClock, OnAbandon, Outcome, Reply};
+use onceward::testkit::Local;
+use onceward::{Builder, Engine, ErrorKind, ManualClock, OnAbandon, Outcome, Reply};
 
 use crate::support::{LEASE, RETENTION, completed, granted, in_flight, key, replayed, request};
 
-/// A server of one map, with a clock of its own.
-#[derive(Clone)]
+/// A server with a clock of its own.
 struct Server {
     clock: ManualClock,
-    cells: Arc<Mutex<BTreeMap<RecordId, (Value, u64)>>>,
-    is_silent: Arc<AtomicBool>,
+    register: Local,
 }
 
 impl Server {
     fn new() -> Self {
+        let clock = ManualClock::new();
         Self {
-            clock: ManualClock::new(),
-            cells: Arc::default(),
-            is_silent: Arc::default(),
+            register: Local::new(clock.clone()),
+            clock,
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        let since_1970 = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH);
-        u64::try_from(since_1970.unwrap().as_millis()).unwrap()
+    fn builder(&self) -> Builder {
+        Engine::builder().clock(self.clock.clone())
     }
 
     fn node(&self) -> Engine {
-        let builder = Engine::builder().clock(self.clock.clone());
-        let builder = builder.replay_cache_time(Duration::ZERO);
-        builder.open_on(self.clone()).unwrap()
+        let builder = self.builder().replay_cache_time(Duration::ZERO);
+        builder.open_on(self.register.clone()).unwrap()
     }
 }
 
-impl Register for Server {
+/// A register that may stop to answer.
+struct Silent {
+    register: Local,
+    is_silent: Arc<AtomicBool>,
+}
+
+impl Register for Silent {
     async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
-        let cells = self.cells.lock().unwrap();
-        Ok(Loaded {
-            value: cells.get(&id).map(|(value, _)| value.clone()),
-            now_ms: self.now_ms(),
-        })
+        self.register.load(id).await
     }
 
     async fn swap(
@@ -62,31 +59,15 @@ impl Register for Server {
         if self.is_silent.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        let mut cells = self.cells.lock().unwrap();
-        let now_ms = self.now_ms();
-        let value = cells.get(&id).map(|(value, _)| value.clone());
-        if value.as_ref().map(|value| value.version) != expected {
-            return Ok(Swapped::Mismatch(Loaded { value, now_ms }));
-        }
-        cells.insert(id, (new, ends_at_ms));
-        Ok(Swapped::Done { now_ms })
+        self.register.swap(id, expected, new, ends_at_ms).await
     }
 
     async fn sweep(&self) -> Result<u64, Refused> {
-        let now_ms = self.now_ms();
-        let mut cells = self.cells.lock().unwrap();
-        let before = cells.len();
-        cells.retain(|_, (_, ends_at_ms)| *ends_at_ms > now_ms);
-        Ok((before - cells.len()) as u64)
+        self.register.sweep().await
     }
 
     async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
-        let cells = self.cells.lock().unwrap();
-        let after = from.and_then(|cursor| cursor.after());
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let values = cells.range((from, Bound::Unbounded)).take(most);
-        let values = values.map(|(id, (value, _))| (*id, value.clone()));
-        Ok(Page::in_order(values.collect(), most, self.now_ms()))
+        self.register.scan(from, most).await
     }
 
     fn timeout(&self) -> Duration {
@@ -160,9 +141,8 @@ fn a_caller_on_one_node_waits_for_the_completion_on_another() {
 fn held_attempts_of_all_nodes_are_listed_and_never_swept() {
     let server = Server::new();
     let node = || {
-        let builder = Engine::builder().clock(server.clock.clone());
-        let builder = builder.on_abandon(OnAbandon::Hold);
-        builder.open_on(server.clone()).unwrap()
+        let builder = server.builder().on_abandon(OnAbandon::Hold);
+        builder.open_on(server.register.clone()).unwrap()
     };
     let (one, other) = (node(), node());
     drop(granted(&one, "key"));
@@ -178,12 +158,12 @@ fn held_attempts_of_all_nodes_are_listed_and_never_swept() {
 fn all_nodes_have_the_same_pepper_or_none() {
     let server = Server::new();
     let open = |pepper: Option<&str>| {
-        let builder = Engine::builder().clock(server.clock.clone());
+        let builder = server.builder();
         let builder = match pepper {
             Some(pepper) => builder.pepper(pepper),
             None => builder,
         };
-        let opened = builder.open_on(server.clone());
+        let opened = builder.open_on(server.register.clone());
         opened.map(drop).map_err(|error| error.kind())
     };
     open(Some("a pepper of 24 bytes ...")).unwrap();
@@ -196,7 +176,7 @@ fn all_nodes_have_the_same_pepper_or_none() {
 #[test]
 fn what_a_register_cannot_uphold_is_refused() {
     let limited = Engine::builder().max_live_keys_per_scope(1);
-    let refused = limited.open_on(Server::new()).map(drop).unwrap_err();
+    let refused = limited.open_on(Local::default()).map(drop).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
 }
 
@@ -205,8 +185,8 @@ fn a_reply_that_this_node_has_seen_is_answered_from_its_cache_until_it_is_forgot
     let server = Server::new();
     let minute = Duration::from_secs(60);
     let open = || {
-        let builder = Engine::builder().clock(server.clock.clone());
-        builder.replay_cache_time(minute).open_on(server.clone())
+        let builder = server.builder().replay_cache_time(minute);
+        builder.open_on(server.register.clone())
     };
     let (one, other) = (open().unwrap(), open().unwrap());
     completed(&one, "key", "body");
@@ -225,11 +205,15 @@ fn a_reply_that_this_node_has_seen_is_answered_from_its_cache_until_it_is_forgot
 
 #[test]
 fn a_register_that_says_nothing_fails_the_call_in_time() {
-    let server = Server::new();
-    let node = server.node();
-    server.is_silent.store(true, Ordering::SeqCst);
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let register = Silent {
+        register: Local::default(),
+        is_silent: Arc::clone(&is_silent),
+    };
+    let node = Engine::builder().open_on(register).unwrap();
+    is_silent.store(true, Ordering::SeqCst);
     let refused = node.begin(&key("key"), &request()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
-    server.is_silent.store(false, Ordering::SeqCst);
+    is_silent.store(false, Ordering::SeqCst);
     completed(&node, "key", "body");
 }

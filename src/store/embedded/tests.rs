@@ -12,16 +12,14 @@ use crate::key::Key;
 use crate::outcome::OnAbandon;
 use crate::reply::Reply;
 use crate::secret::Digest;
-use crate::store::conformance::{Bench, embedded};
+use crate::store::conformance::{Bench, tests::embedded};
 use crate::store::{Seen, Store};
 
 const RETENTION: Duration = Duration::from_secs(86_400);
 
 /// A store whose segments hold two requests each and are merged when there are more than four.
 fn tiny() -> (Bench, Arc<Embedded>) {
-    let bench = embedded(OnAbandon::Rerun, 1_000, 4, 0);
-    let store = Arc::clone(bench.embedded.as_ref().unwrap());
-    (bench, store)
+    embedded(OnAbandon::Rerun, 1_000, 4, 0)
 }
 
 fn complete(bench: &Bench, key: &str) {

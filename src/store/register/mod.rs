@@ -80,12 +80,13 @@
 //! assert!(matches!(other.begin(&key, &fingerprint)?, Outcome::Replay(_)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! With the feature `testkit`, `onceward::testkit::conformance` tests that a backend does all that is expected of it, and
+//! `onceward::testkit::Local` is such a register in this process, for tests.
 
 mod connect;
 mod decider;
 mod draft;
-#[cfg(test)]
-mod local;
 mod meta;
 mod news;
 mod record;
@@ -108,8 +109,6 @@ use crate::error::{Error, ErrorKind};
 use crate::secret::Digest;
 
 pub(crate) use connect::connect;
-#[cfg(test)]
-pub(crate) use local::Local;
 pub(crate) use replies::Caching;
 pub(crate) use store::RegisterStore;
 
@@ -125,8 +124,8 @@ pub trait Register: Send + Sync + 'static {
 
     /// Replaces the cell if its version is the expected one; `None` is expected of a key that has none.
     ///
-    /// The register may remove the cell once its own clock says `ends_at_ms`, in milliseconds since 1970;
-    /// [`u64::MAX`] stands for never.
+    /// The register may remove the cell once its own clock says `ends_at_ms`, in milliseconds since 1970, which may be
+    /// past; [`u64::MAX`] stands for never. A cell that is replaced ends when the new value does.
     fn swap(
         &self,
         id: RecordId,

@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::{
-    Caching, Cursor, Loaded, Local, Page, RecordId, Refused, Register, RegisterStore, Swapped,
-    Value, Version, connect,
+    Caching, Cursor, Loaded, Page, RecordId, Refused, Register, RegisterStore, Swapped, Value,
+    Version, connect,
 };
-use crate::clock::{ManualClock, Timeline, Timestamp};
+use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::decision::{Command, Grant, Holder, Verdict};
 use crate::error::{ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
@@ -21,6 +21,7 @@ use crate::reply::Reply;
 use crate::secret::Digest;
 use crate::store::{Answer, Observed, Observer, Request, Rules, Seen, Store};
 use crate::sync::Mutex;
+use crate::testkit::Local;
 
 const LEASE: Duration = Duration::from_secs(120);
 const JUST_UNDER_LEASE: Duration = Duration::from_millis(119_999);
@@ -110,8 +111,8 @@ impl Node {
     }
 }
 
-fn timeline(clock: &ManualClock) -> Timeline {
-    Timeline::new(Arc::new(clock.clone()), Timestamp(0))
+fn now(clock: &ManualClock) -> Timestamp {
+    Timestamp::of(clock.wall())
 }
 
 /// A register, and what becomes of its swaps.
@@ -134,7 +135,7 @@ enum Fate {
 impl Scripted {
     fn new(clock: &ManualClock) -> Self {
         Self {
-            register: Local::new(timeline(clock)),
+            register: Local::new(clock.clone()),
             script: Arc::default(),
             asked: Arc::default(),
         }
@@ -194,7 +195,7 @@ fn of_nodes_that_begin_a_key_at_once_one_is_granted_it() {
     const NODES: usize = 4;
     const KEYS: usize = 200;
     let clock = ManualClock::new();
-    let register = Local::new(timeline(&clock));
+    let register = Local::new(clock.clone());
     let nodes: Vec<Node> = (0..NODES)
         .map(|_| Node::new(register.clone(), &clock))
         .collect();
@@ -229,9 +230,9 @@ fn of_nodes_that_begin_a_key_at_once_one_is_granted_it() {
 fn nodes_whose_clocks_differ_by_minutes_agree_when_a_lease_ends() {
     const APART: Duration = Duration::from_secs(600);
     let server = ManualClock::new();
-    let register = Local::new(timeline(&server));
-    let ahead = ManualClock::at(crate::clock::Clock::wall(&server) + APART);
-    let behind = ManualClock::at(crate::clock::Clock::wall(&server) - APART);
+    let register = Local::new(server.clone());
+    let ahead = ManualClock::at(server.wall() + APART);
+    let behind = ManualClock::at(server.wall() - APART);
     let (first, second) = (
         Node::new(register.clone(), &ahead),
         Node::new(register, &behind),
@@ -260,7 +261,7 @@ fn nodes_whose_clocks_differ_by_minutes_agree_when_a_lease_ends() {
 #[test]
 fn a_node_that_has_slept_gives_its_lease_its_whole_length_all_the_same() {
     let server = ManualClock::new();
-    let register = Local::new(timeline(&server));
+    let register = Local::new(server.clone());
     let (sleepy, other) = (
         Node::new(register.clone(), &ManualClock::new()),
         Node::new(register, &server),
@@ -273,8 +274,8 @@ fn a_node_that_has_slept_gives_its_lease_its_whole_length_all_the_same() {
     };
     server.advance(Duration::from_secs(3_600));
     let grant = sleepy.granted("begun");
-    let now = timeline(&server).now();
-    assert_eq!(grant.lease_until, now.plus(LEASE));
+    let begun_at = now(&server);
+    assert_eq!(grant.lease_until, begun_at.plus(LEASE));
     just_under(&other, "begun");
     let grant = sleepy.granted("renewed");
     server.advance(JUST_UNDER_LEASE);
@@ -286,7 +287,7 @@ fn a_node_that_has_slept_gives_its_lease_its_whole_length_all_the_same() {
             lease: LEASE,
         },
     );
-    let lease_until = timeline(&server).now().plus(LEASE);
+    let lease_until = now(&server).plus(LEASE);
     assert_eq!(renewed, Verdict::Renewed { lease_until });
     just_under(&other, "renewed");
 }
@@ -343,7 +344,7 @@ fn without_an_answer_nothing_is_granted_and_what_was_made_stands() {
 #[test]
 fn tokens_of_a_key_rise_across_nodes_releases_and_sweeps() {
     let server = ManualClock::new();
-    let register = Local::new(timeline(&server));
+    let register = Local::new(server.clone());
     let nodes = [0, 1].map(|_| Node::new(register.clone(), &server));
     let mut last = 0;
     for round in 0..40 {
@@ -371,7 +372,7 @@ fn tokens_of_a_key_rise_across_nodes_releases_and_sweeps() {
 #[test]
 fn a_token_that_was_freed_and_swept_at_once_is_not_handed_out_again() {
     let server = ManualClock::new();
-    let register = Local::new(timeline(&server));
+    let register = Local::new(server.clone());
     let [one, other] = [0, 1].map(|_| Node::new(register.clone(), &server));
     for key in 0..10 {
         one.granted(&key.to_string());
@@ -385,7 +386,7 @@ fn a_token_that_was_freed_and_swept_at_once_is_not_handed_out_again() {
 #[test]
 fn a_guard_that_is_long_over_is_told_who_has_its_key_now() {
     let server = ManualClock::new();
-    let register = Local::new(timeline(&server));
+    let register = Local::new(server.clone());
     let [one, other] = [0, 1].map(|_| Node::new(register.clone(), &server));
     let late = one.granted("key");
     server.advance(LEASE + RETENTION);
@@ -432,7 +433,7 @@ fn the_usual_commands_take_one_round_trip() {
 #[test]
 fn everything_can_be_walked_through_though_it_takes_several_pages() {
     let clock = ManualClock::new();
-    let node = Node::new(Local::new(timeline(&clock)), &clock);
+    let node = Node::new(Local::new(clock.clone()), &clock);
     for key in 0..2_500 {
         let name = key.to_string();
         let grant = node.granted(&name);
@@ -454,7 +455,7 @@ fn everything_can_be_walked_through_though_it_takes_several_pages() {
 #[test]
 fn attempts_that_were_abandoned_take_no_memory_for_good() {
     let clock = ManualClock::new();
-    let node = Node::new(Local::new(timeline(&clock)), &clock);
+    let node = Node::new(Local::new(clock.clone()), &clock);
     let late = node.granted("late");
     node.granted("abandoned");
     assert_eq!(node.0.figures().in_flight, 2);
@@ -467,7 +468,7 @@ fn attempts_that_were_abandoned_take_no_memory_for_good() {
 #[test]
 fn a_cell_in_another_ones_place_is_damage() {
     let clock = ManualClock::new();
-    let register = Local::new(timeline(&clock));
+    let register = Local::new(clock.clone());
     let node = Node::new(register.clone(), &clock);
     let grant = node.granted("key");
     assert_eq!(node.complete("key", grant.token), Verdict::Done);
@@ -487,7 +488,7 @@ fn a_cell_in_another_ones_place_is_damage() {
 #[test]
 fn after_the_close_nothing_is_decided() {
     let clock = ManualClock::new();
-    let node = Node::new(Local::new(timeline(&clock)), &clock);
+    let node = Node::new(Local::new(clock.clone()), &clock);
     let grant = node.granted("key");
     node.0.close().unwrap();
     let completion = Command::Complete {

@@ -5,9 +5,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::thread::{self, Thread};
-use crate::sync::thread_local;
+use super::atomic::{AtomicBool, Ordering};
+use super::thread::{self, Thread};
+use super::thread_local;
 
 /// Wakes a thread that waits in [`block_on`].
 struct ThreadWaker {
@@ -42,7 +42,7 @@ thread_local! {
 ///
 /// The futures of the engine run no caller's code while they are polled, so that one of these calls
 /// never stands inside another.
-pub(super) fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     WAKER.with(|(thread, waker)| {
         let mut context = Context::from_waker(waker);
