@@ -159,6 +159,8 @@ pub use limits::Terms;
 pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution};
 pub use progress::{Progress, Stage};
 pub use reply::Reply;
+#[cfg(feature = "redis")]
+pub use store::redis;
 #[cfg(feature = "register")]
 pub use store::register;
 pub use verification::{Problem, Verification};

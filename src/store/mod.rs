@@ -8,6 +8,8 @@ mod answer;
 mod conformance;
 pub(crate) mod embedded;
 pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(any(test, feature = "register"))]
 pub mod register;
 mod replay_cache;

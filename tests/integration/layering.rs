@@ -60,7 +60,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sfv", &["http/key_syntax"]),
     ("serde_json", &["http/shape"]),
     ("stateright", &["protocol_model"]),
-    ("tokio", &["middleware", "store/register"]),
+    ("tokio", &["middleware", "store/register", "store/redis"]),
+    ("redis", &["store/redis"]),
     ("tower_service", &["middleware/tower"]),
     ("tower_layer", &["middleware/tower"]),
     (
