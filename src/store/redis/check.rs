@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use redis::{RedisError, Value, cmd, from_redis_value};
+use redis::{ErrorKind, RedisError, Value, cmd, from_redis_value};
 use tokio::task::JoinSet;
 
 use super::Redis;
@@ -27,14 +27,13 @@ impl Redis {
     /// Finds the servers and reads their settings, once.
     pub(super) async fn contact(&self) -> Result<(), Refused> {
         let contact = self.contact.get_or_try_init(|| self.first_contact());
-        contact.await.map(|()| ())
+        contact.await?;
+        Ok(())
     }
 
     async fn first_contact(&self) -> Result<(), Refused> {
         let mut patience = Patience::of(self.config.patience());
-        while let Err(Silence::NotConnected(error) | Silence::Broken(error)) =
-            self.nodes.learn().await
-        {
+        while let Err(error) = self.found().await {
             if !passes_by_itself(&error) || !patience.pause().await {
                 return Err(Refused::unchanged(error));
             }
@@ -57,6 +56,15 @@ impl Redis {
             observe::warn(warning);
         }
         *self.warnings.lock() = warnings;
+        Ok(())
+    }
+
+    async fn found(&self) -> Result<(), RedisError> {
+        self.nodes.learn().await.map_err(Silence::into_error)?;
+        if self.nodes.primaries().is_empty() {
+            let nobody = "no server of the cluster has slots yet";
+            return Err((ErrorKind::ClusterConnectionNotFound, nobody).into());
+        }
         Ok(())
     }
 }
@@ -144,5 +152,20 @@ fn warn_of(address: &str, settings: &HashMap<String, String>, warnings: &mut Vec
             "{address} has maxmemory-policy {policy}: {when}, keys that are held and answers that were given are evicted; set \
              maxmemory-policy noeviction"
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_before_6_2_are_refused() {
+        let check = |version: &str| {
+            let info = format!("# Server\r\nredis_version:{version}\r\nredis_mode:standalone\r\n");
+            check_version("host:6379", &info).is_ok()
+        };
+        assert!(check("6.2.0") && check("7.0.15") && check("10.1"));
+        assert!(!check("6.0.20") && !check("5.0") && !check(""));
     }
 }

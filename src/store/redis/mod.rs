@@ -168,7 +168,9 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let servers = self.config.seeds.iter();
         let servers: Vec<_> = servers.map(|seed| seed.addr().to_string()).collect();
-        f.debug_struct("Redis").field("servers", &servers).finish()
+        f.debug_struct("Redis")
+            .field("servers", &servers)
+            .finish_non_exhaustive()
     }
 }
 

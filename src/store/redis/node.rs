@@ -1,6 +1,6 @@
 //! One server, and the connections to it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, RedisError, Value};
@@ -29,6 +29,8 @@ struct Lane {
     open: Option<MultiplexedConnection>,
     /// How many there have been.
     count: u64,
+    /// When none could be made, and why.
+    failed: Option<(Instant, RedisError)>,
 }
 
 /// Why a server gave no answer at all.
@@ -96,9 +98,16 @@ impl Node {
         &self,
         lane: &Mutex<Lane>,
     ) -> Result<(MultiplexedConnection, u64), RedisError> {
+        let asked_at = Instant::now();
         let mut lane = lane.lock().await;
         if let Some(open) = &lane.open {
             return Ok((open.clone(), lane.count));
+        }
+        if let Some((failed_at, error)) = &lane.failed
+            && *failed_at >= asked_at
+        {
+            // Those who waited for the connection don't each try in turn.
+            return Err(error.clone());
         }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.limits.connecting))
@@ -106,7 +115,13 @@ impl Node {
             .set_pipeline_buffer_size(QUEUED);
         let client = Client::open(self.info.clone())?;
         let open = client.get_multiplexed_async_connection_with_config(&config);
-        let open = open.await?;
+        let open = match open.await {
+            Ok(open) => open,
+            Err(error) => {
+                lane.failed = Some((Instant::now(), error.clone()));
+                return Err(error);
+            }
+        };
         lane.count += 1;
         lane.open = Some(open.clone());
         Ok((open, lane.count))

@@ -1,6 +1,6 @@
 //! Which server has which key, in a cluster.
 
-use redis::{ErrorKind, Value};
+use redis::Value;
 
 /// How many slots a cluster's keys fall into.
 pub(super) const SLOTS: usize = 16_384;
@@ -60,12 +60,9 @@ pub(super) fn layout(answer: Value) -> Option<Layout> {
             let ranges = ranges.into_iter().map(range).collect::<Option<Vec<_>>>()?;
             Some(Layout::Cluster(ranges))
         }
-        // "This instance has cluster support disabled", or the command is unknown or forbidden.
+        // A cluster's commands are disabled, unknown or forbidden here.
         Value::ServerError(error) => {
-            let code = error.code().to_owned();
-            let is_transient = redis::RedisError::from(error).kind()
-                == ErrorKind::Server(redis::ServerErrorKind::BusyLoading);
-            (!is_transient && matches!(code.as_str(), "ERR" | "NOPERM")).then_some(Layout::Single)
+            matches!(error.code(), "ERR" | "NOPERM").then_some(Layout::Single)
         }
         _ => None,
     }
@@ -76,8 +73,8 @@ fn range(answer: Value) -> Option<Range> {
         return None;
     };
     let mut parts = parts.into_iter();
-    let first = number(parts.next()?)?;
-    let last = number(parts.next()?)?;
+    let first = number(&parts.next()?)?;
+    let last = number(&parts.next()?)?;
     let Value::Array(primary) = parts.next()? else {
         return None;
     };
@@ -88,7 +85,7 @@ fn range(answer: Value) -> Option<Range> {
         Value::Nil => String::new(),
         _ => return None,
     };
-    let port = number(primary.next()?)?;
+    let port = number(&primary.next()?)?;
     Some(Range {
         first,
         last,
@@ -97,9 +94,9 @@ fn range(answer: Value) -> Option<Range> {
     })
 }
 
-fn number(answer: Value) -> Option<u16> {
+fn number(answer: &Value) -> Option<u16> {
     match answer {
-        Value::Int(number) => u16::try_from(number).ok(),
+        Value::Int(number) => u16::try_from(*number).ok(),
         _ => None,
     }
 }
