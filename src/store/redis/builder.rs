@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 use super::Redis;
@@ -10,6 +11,7 @@ use super::node::{Limits, Node};
 use crate::error::{Error, ErrorKind, Result};
 
 const MOST_CONNECTIONS: usize = 64;
+const WAITING_CONNECTIONS: usize = 8;
 const MOST_PREFIX_BYTES: usize = 128;
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
@@ -21,7 +23,8 @@ pub struct RedisBuilder {
     urls: Urls,
     prefix: Vec<u8>,
     timeout: Duration,
-    connections: usize,
+    /// `None` for what suits the rest.
+    connections: Option<usize>,
     replicas: Option<Replicas>,
 }
 
@@ -58,7 +61,7 @@ impl RedisBuilder {
             urls: Urls(urls.to_owned()),
             prefix: b"onceward:".to_vec(),
             timeout: Duration::from_secs(5),
-            connections: 2,
+            connections: None,
             replicas: None,
         }
     }
@@ -80,10 +83,11 @@ impl RedisBuilder {
         self
     }
 
-    /// How many connections there are to each server, 1 to 64; 2 by default. Each is shared by all callers. What is
-    /// announced and heard has a further one.
+    /// How many connections there are to each server, 1 to 64; by default 1, or 8 if each change
+    /// [waits for replicas](RedisBuilder::wait_for_replicas). Each is shared by all callers: without a wait, several are no faster.
+    /// What is heard from other nodes has a further one.
     pub fn connections(mut self, connections: usize) -> Self {
-        self.connections = connections;
+        self.connections = Some(connections);
         self
     }
 
@@ -91,8 +95,10 @@ impl RedisBuilder {
     /// than two fifths of the [timeout](RedisBuilder::timeout). One that fewer have by then has an unknown outcome: the call fails with
     /// [`ErrorKind::Unavailable`], and may be made again.
     ///
-    /// It takes no further round trip, but a connection does nothing else while it waits: use more
-    /// [connections](RedisBuilder::connections). What this changes, and what it doesn't, is told in the [module's docs](super).
+    /// It takes no further round trip, but a connection does nothing else while it waits, so that their
+    /// [number](RedisBuilder::connections) bounds how many changes are made at once. While replicas are missing, each
+    /// connection makes one change per timeout: keep it short. What this changes of the promises, and what it doesn't, is told in the
+    /// [module's docs](super).
     pub fn wait_for_replicas(mut self, replicas: u32, timeout: Duration) -> Self {
         let count = replicas;
         self.replicas = (count > 0).then_some(Replicas { count, timeout });
@@ -106,12 +112,17 @@ impl RedisBuilder {
     /// [`ErrorKind::InvalidConfig`] if an URL can't be read or asks for TLS, or a setting is out of its range.
     pub fn build(self) -> Result<Redis> {
         let seeds = self.urls.0.split(',').map(seed).collect::<Result<_>>()?;
+        let connections = self.connections.unwrap_or(match self.replicas {
+            None => 1,
+            // Each does nothing else while it waits.
+            Some(_) => WAITING_CONNECTIONS,
+        });
         check(
             (SHORTEST_TIMEOUT..=LONGEST_TIMEOUT).contains(&self.timeout),
             "the timeout has to be 100 ms to 10 minutes",
         )?;
         check(
-            (1..=MOST_CONNECTIONS).contains(&self.connections),
+            (1..=MOST_CONNECTIONS).contains(&connections),
             "there have to be 1 to 64 connections",
         )?;
         check(
@@ -129,7 +140,7 @@ impl RedisBuilder {
             seeds,
             prefix: self.prefix,
             timeout: self.timeout,
-            connections: self.connections,
+            connections,
             replicas: self.replicas,
         })))
     }
@@ -178,7 +189,7 @@ fn seed(url: &str) -> Result<ConnectionInfo> {
         has_host,
         "the store's URL has no host, or asks for TLS, which this crate's redis feature doesn't have",
     )?;
-    Ok(info)
+    Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
 fn check(is_right: bool, message: &str) -> Result<()> {
