@@ -89,6 +89,7 @@
 //! - `axum`: `tower`, an extractor for axum's handlers, and the path that the client sent instead of what `nest` leaves
 //!   of it, in scopes and fingerprints.
 //! - `actix`: a middleware for actix-web 4.
+//! - `redis`: a register on one Redis server or a Redis Cluster, for engines on several machines.
 //!
 //! # Limits
 //!

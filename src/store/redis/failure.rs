@@ -24,7 +24,6 @@ pub(super) fn reaction(error: &ServerError) -> Reaction {
         return match error.code() {
             // A script that runs for too long, or too few replicas for min-replicas-to-write.
             "BUSY" | "NOREPLICAS" => Reaction::Retry,
-            "UNBLOCKED" => Reaction::Reconnect,
             _ => Reaction::GiveUp,
         };
     };
