@@ -89,6 +89,7 @@
 //! - `axum`: `tower`, an extractor for axum's handlers, and the path that the client sent instead of what `nest` leaves
 //!   of it, in scopes and fingerprints.
 //! - `actix`: a middleware for actix-web 4.
+//! - `redis`: a register on one Redis server or a Redis Cluster, for engines on several machines.
 //! - `testkit`: the suite that tests a register of your own.
 //!
 //! # Limits
@@ -166,6 +167,8 @@ pub use progress::{Progress, Stage};
 pub use reply::Reply;
 #[cfg(feature = "postgres")]
 pub use store::postgres;
+#[cfg(feature = "redis")]
+pub use store::redis;
 #[cfg(any(test, feature = "register"))]
 pub use store::register;
 #[cfg(feature = "register")]

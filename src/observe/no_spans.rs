@@ -19,3 +19,7 @@ pub(crate) fn in_complete<F: Future>(complete: F, _ending: impl FnOnce(&F::Outpu
 pub(crate) fn follow<F: Future>(work: F) -> F {
     work
 }
+
+/// Says what an operator should change.
+#[cfg(feature = "redis")]
+pub(crate) fn warn(_message: &str) {}

@@ -53,3 +53,9 @@ async fn within<F: Future>(
 pub(crate) fn follow<F: Future>(work: F) -> impl Future<Output = F::Output> {
     work.in_current_span()
 }
+
+/// Says what an operator should change.
+#[cfg(feature = "redis")]
+pub(crate) fn warn(message: &str) {
+    tracing::warn!(target: "onceward", "{message}");
+}

@@ -10,6 +10,8 @@ pub(crate) mod embedded;
 pub(crate) mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(any(test, feature = "register"))]
 pub mod register;
 mod replay_cache;

@@ -36,7 +36,7 @@ const FLOORS: &[&[&str]] = &[
 
 /// Crates that only some rooms may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("redb", &["store/embedded"]),
+    ("redb", &["store/embedded", "store/transaction"]),
     ("bincode", &["codec"]),
     ("twox_hash", &["codec"]),
     ("quick_cache", &["store/replay_cache"]),
@@ -61,7 +61,21 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sfv", &["http/key_syntax"]),
     ("serde_json", &["http/shape"]),
     ("stateright", &["protocol_model"]),
-    ("tokio", &["middleware", "store/register", "testkit"]),
+    (
+        "tokio",
+        &[
+            "middleware",
+            "store/register",
+            "store/redis",
+            "store/postgres",
+            "store/transaction",
+            "engine/outcomes",
+            "testkit",
+        ],
+    ),
+    ("redis", &["store/redis"]),
+    ("tokio_postgres", &["store/postgres"]),
+    ("deadpool_postgres", &["store/postgres"]),
     ("tower_service", &["middleware/tower"]),
     ("tower_layer", &["middleware/tower"]),
     (

@@ -1,7 +1,11 @@
-//! The stores that several machines share, with real servers: started here, on loopback, in temporary folders.
+//! The stores that span machines, on real servers that the tests start, kill and stop: on loopback, in temporary folders.
 //!
-//! They come from Debian's packages `postgresql` and `redis-server`. A test whose server is missing fails, unless
-//! `ONCEWARD_SKIP_SERVERS` is set.
+//! The servers are those of Debian's packages `postgresql` and `redis-server`. A test whose server is missing fails; with
+//! `ONCEWARD_SKIP_SERVERS` set, it says so and passes.
+
+// A test fails by panicking; in helpers outside of `#[test]` functions, too.
+#![allow(clippy::unwrap_used)]
 
 mod on_postgres;
+mod on_redis;
 mod start;

@@ -1,63 +1,38 @@
-//! Servers of the tests' own.
+//! Servers of the tests' own, on loopback, with their files in a temporary folder.
 
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod redis;
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A process that is killed when this is dropped.
+pub(crate) struct Process(Child);
 
-/// Whether the test should go without its server. Never so in the project's own check.
-pub(crate) fn is_skipped() -> bool {
-    let is_skipped = std::env::var_os("ONCEWARD_SKIP_SERVERS").is_some();
-    if is_skipped {
-        eprintln!("skipped: ONCEWARD_SKIP_SERVERS is set");
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+        let command = command.stderr(Stdio::null());
+        Self(command.spawn().unwrap())
     }
-    is_skipped
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, &[self.id()]);
+    }
 }
 
-/// A folder on the disk that the build is on; `/tmp` may be memory.
-pub(crate) fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|program| program.is_file())
-}
-
-/// A port that nobody has just now.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-/// Starts a server whose words go to a file.
-pub(crate) fn spawn(command: &mut Command, log: &Path) -> Child {
-    let output = File::create(log).unwrap();
-    command
-        .stdin(Stdio::null())
-        .stdout(output.try_clone().unwrap())
-        .stderr(output)
-        .spawn()
-        .unwrap()
-}
-
-/// Waits until a server is up. The limit is for a broken one, not for a slow machine.
-pub(crate) fn wait_until(what: &str, log: &Path, is_so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        if start.elapsed() > PATIENCE {
-            let log = fs::read_to_string(log).unwrap_or_default();
-            panic!("{what} took too long; it said:\n{log}");
-        }
-        std::thread::sleep(Duration::from_millis(10));
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -70,4 +45,61 @@ pub(crate) fn signal(name: &str, processes: &[u32]) {
     kill.arg(format!("-{name}"));
     kill.args(processes.iter().map(u32::to_string));
     kill.stderr(Stdio::null()).status().unwrap();
+}
+
+/// Says that a server isn't there.
+///
+/// # Panics
+///
+/// If it should be: where nobody asked for the tests that need it to be skipped.
+pub(crate) fn skip(what: &str, install: &str) {
+    let is_skipped = std::env::var_os("ONCEWARD_SKIP_SERVERS").is_some();
+    assert!(
+        is_skipped,
+        "{what} is missing: {install}, or set ONCEWARD_SKIP_SERVERS to skip these tests"
+    );
+    println!("skipped: {what} is missing");
+}
+
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|program| program.is_file())
+}
+
+/// A folder on the disk that the build is on; `/tmp` may be memory.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A port that nobody listens on, nor on the one that is `further` above it.
+pub(crate) fn free_port(further: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u32 = 20_000;
+    const PORTS: u32 = 10_000;
+    loop {
+        let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = FIRST + (std::process::id().wrapping_mul(37) + next) % PORTS;
+        let port = u16::try_from(port).unwrap();
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free(port) && is_free(port + further) {
+            return port;
+        }
+    }
+}
+
+/// Asks until something is so. The limit is for a broken program, not for a slow machine.
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "it never came true: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

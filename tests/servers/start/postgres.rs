@@ -4,14 +4,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::{folder, free_port, on_path, signal, spawn, wait_until};
+use super::{Process, eventually, folder, free_port, on_path, signal, skip};
 
 const USER: &str = "onceward";
-const INSTALL: &str = "PostgreSQL isn't there; install it with: apt-get install postgresql";
 
 /// A cluster of databases with a server that is killed when this is dropped.
 pub(crate) struct PostgresServer {
@@ -20,29 +19,33 @@ pub(crate) struct PostgresServer {
     owner: Option<(u32, u32)>,
     port: u16,
     settings: Vec<String>,
-    child: Option<Child>,
+    process: Option<Process>,
 }
 
 impl PostgresServer {
-    pub(crate) fn start() -> Self {
+    /// `None` if there is no PostgreSQL here and that is all right.
+    pub(crate) fn start() -> Option<Self> {
         Self::start_with(&[])
     }
 
-    pub(crate) fn start_with(settings: &[&str]) -> Self {
-        let mut server = Self::prepared(settings);
+    pub(crate) fn start_with(settings: &[&str]) -> Option<Self> {
+        let Some(mut server) = Self::prepared(settings) else {
+            skip("PostgreSQL", "apt-get install postgresql");
+            return None;
+        };
         let mut initdb = server.program("initdb");
         initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
         initdb
             .args(["--username", USER, "--pgdata"])
             .arg(server.data());
         run(&mut initdb);
-        server.go_on();
-        server
+        server.restart();
+        Some(server)
     }
 
     /// A standby of this one, which is up but may lag behind. Its name for `synchronous_standby_names` is `standby`.
     pub(crate) fn standby(&self) -> Self {
-        let mut standby = Self::prepared(&[]);
+        let mut standby = Self::prepared(&[]).unwrap();
         let mut copy = standby.program("pg_basebackup");
         let primary = format!("{} application_name=standby", self.words());
         copy.args([
@@ -53,29 +56,29 @@ impl PostgresServer {
             &primary,
         ]);
         run(copy.arg("--pgdata").arg(standby.data()));
-        standby.go_on();
+        standby.restart();
         standby
     }
 
-    fn prepared(settings: &[&str]) -> Self {
-        let programs = programs().expect(INSTALL);
+    fn prepared(settings: &[&str]) -> Option<Self> {
+        let programs = programs()?;
         let folder = folder();
         let owner = owner();
         if let Some((uid, gid)) = owner {
             chown(folder.path(), Some(uid), Some(gid)).unwrap();
         }
-        Self {
+        Some(Self {
             folder,
             programs,
             owner,
-            port: free_port(),
+            port: free_port(0),
             settings: settings.iter().map(ToString::to_string).collect(),
-            child: None,
-        }
+            process: None,
+        })
     }
 
     /// Starts the server, again if it was killed.
-    pub(crate) fn go_on(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let mut postgres = self.program("postgres");
         postgres
             .arg("-D")
@@ -84,6 +87,7 @@ impl PostgresServer {
         let fixed = [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
+            "log_min_messages=fatal",
             "fsync=on",
             "max_connections=400",
             "shared_buffers=64MB",
@@ -94,8 +98,8 @@ impl PostgresServer {
         for setting in settings {
             postgres.args(["-c", setting]);
         }
-        self.child = Some(spawn(&mut postgres, &self.log()));
-        wait_until("PostgreSQL", &self.log(), || self.is_up());
+        self.process = Some(Process::start(&mut postgres));
+        eventually("PostgreSQL is up", || self.is_up().then_some(()));
     }
 
     fn is_up(&self) -> bool {
@@ -161,17 +165,15 @@ impl PostgresServer {
     pub(crate) fn kill(&mut self) {
         let processes = self.processes();
         signal("KILL", &processes);
-        if let Some(mut child) = self.child.take() {
-            drop(child.wait());
-        }
+        self.process = None;
     }
 
-    /// Stops its processes where they are, until [`wake`](PostgresServer::wake).
-    pub(crate) fn freeze(&self) {
+    /// Stops its processes where they are, until they are told to [go on](PostgresServer::go_on).
+    pub(crate) fn stop(&self) {
         signal("STOP", &self.processes());
     }
 
-    pub(crate) fn wake(&self) {
+    pub(crate) fn go_on(&self) {
         signal("CONT", &self.processes());
     }
 
@@ -184,13 +186,13 @@ impl PostgresServer {
     }
 
     fn processes(&self) -> Vec<u32> {
-        let Some(child) = &self.child else {
+        let Some(process) = &self.process else {
             return Vec::new();
         };
-        let path = format!("/proc/{0}/task/{0}/children", child.id());
+        let path = format!("/proc/{0}/task/{0}/children", process.id());
         let children = fs::read_to_string(path).unwrap_or_default();
         let children = children.split_whitespace().filter_map(|id| id.parse().ok());
-        std::iter::once(child.id()).chain(children).collect()
+        std::iter::once(process.id()).chain(children).collect()
     }
 
     fn program(&self, name: &str) -> Command {
@@ -205,16 +207,12 @@ impl PostgresServer {
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
-
-    fn log(&self) -> PathBuf {
-        self.folder.path().join("log")
-    }
 }
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        self.wake();
-        if self.child.is_some() {
+        self.go_on();
+        if self.process.is_some() {
             // Killed outright, it would leave its shared memory behind.
             let mut stop = self.program("pg_ctl");
             stop.args(["stop", "--mode=immediate", "--pgdata"])
@@ -260,5 +258,5 @@ fn owner() -> Option<(u32, u32)> {
         let mut fields = line.strip_prefix("postgres:")?.split(':').skip(1);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     });
-    Some(owner.expect(INSTALL))
+    Some(owner.expect("the package postgresql makes a user of that name"))
 }

@@ -45,7 +45,7 @@ impl Proxy {
 }
 
 fn pass_on(mut from: TcpStream, mut to: TcpStream, mut seen: impl FnMut(&[u8])) {
-    let mut buffer = [0; 1 << 16];
+    let mut buffer = vec![0; 1 << 16];
     while let Ok(bytes @ 1..) = from.read(&mut buffer) {
         // Counted before it is passed on: whoever gets it finds it counted.
         seen(&buffer[..bytes]);

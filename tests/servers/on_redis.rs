@@ -1,0 +1,56 @@
+//! Engines on Redis.
+
+mod cluster;
+mod contract;
+mod engines;
+mod outages;
+
+use std::time::Duration;
+
+use onceward::redis::Redis;
+use onceward::register::Register;
+use onceward::{Engine, Error, Fingerprint, Guard, Key, Outcome, Reply};
+
+fn register(urls: &str) -> Redis {
+    Redis::builder(urls).build().unwrap()
+}
+
+/// One that gives up soon.
+fn hasty(urls: &str) -> Redis {
+    let builder = Redis::builder(urls).timeout(Duration::from_secs(1));
+    builder.build().unwrap()
+}
+
+/// An engine that answers no replay from its memory.
+fn engine(register: impl Register) -> Engine {
+    let builder = Engine::builder().replay_cache_time(Duration::ZERO);
+    builder.open_on(register).unwrap()
+}
+
+fn key(text: impl AsRef<str>) -> Key {
+    Key::new("tenant", text).unwrap()
+}
+
+fn begin(engine: &Engine, name: &str) -> Result<Outcome, Error> {
+    engine.begin(&key(name), &Fingerprint::of("request"))
+}
+
+fn granted(engine: &Engine, name: &str) -> Guard {
+    match begin(engine, name).unwrap() {
+        Outcome::Proceed(guard) => guard,
+        other => panic!("{name} was not granted: {other:?}"),
+    }
+}
+
+fn completed(engine: &Engine, name: &str) {
+    let body = format!("the answer to {name}");
+    let guard = granted(engine, name);
+    guard.complete(Reply::new(201, body)).unwrap();
+}
+
+fn is_replayed(engine: &Engine, name: &str) -> bool {
+    match begin(engine, name).unwrap() {
+        Outcome::Replay(reply) => reply.body() == format!("the answer to {name}").as_str(),
+        _ => false,
+    }
+}
