@@ -6,8 +6,19 @@
 // A test fails by panicking; in helpers outside of `#[test]` functions, too.
 #![allow(clippy::unwrap_used)]
 
+mod kills;
 mod node;
 mod on_postgres;
 mod on_redis;
 mod shared;
 mod start;
+
+use onceward::{Fingerprint, Key};
+
+fn key(text: impl AsRef<str>) -> Key {
+    Key::new("tenant", text).unwrap()
+}
+
+fn request() -> Fingerprint {
+    Fingerprint::of("request")
+}
