@@ -8,6 +8,7 @@
 
 mod kills;
 mod node;
+mod nodes;
 mod on_postgres;
 mod on_redis;
 mod shared;

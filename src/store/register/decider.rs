@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::news::News;
 use super::record::{Held, New};
@@ -24,8 +24,11 @@ use crate::sync::Mutex;
 
 /// How often a command is decided anew because others have changed the key meanwhile. Each time somebody got on.
 const MOST_DECISIONS: usize = 64;
-/// How often a swap of unknown outcome is asked for again. It is the same swap, so that it can't be made twice.
-const MOST_TRIES: usize = 3;
+/// How often a swap of unknown outcome is asked for. It is the same swap, so that it can't be made twice.
+pub(super) const MOST_TRIES: usize = 6;
+/// The pause after the first try, as a part of the time that there is; each further one is four times as long. Together they
+/// are two thirds of it: little things a server or a cluster has got over by then.
+const PAUSES: u32 = 512;
 
 /// What all commands share.
 pub(super) struct Decider<R> {
@@ -203,7 +206,8 @@ impl<R: Register> Decider<R> {
 
     async fn swap(&self, digest: Digest, expected: Option<Version>, new: &New) -> Result<Made> {
         let mut unknown = None;
-        for _ in 0..MOST_TRIES {
+        let mut pause = self.register.timeout() / PAUSES;
+        for tries_left in (0..MOST_TRIES).rev() {
             let asked = self.time.asking();
             let (value, ends_at_ms) = (new.value.clone(), new.ends_at.0);
             let swapped = self
@@ -229,6 +233,10 @@ impl<R: Register> Decider<R> {
                     return Err(refused.into_error());
                 }
                 Err(refused) => unknown = Some(refused),
+            }
+            if tries_left > 0 {
+                sleep(pause).await;
+                pause *= 4;
             }
         }
         Err(unknown_outcome(

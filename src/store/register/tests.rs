@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::decider::MOST_TRIES;
 use super::{
     Caching, Cursor, Loaded, Page, RecordId, Refused, Register, RegisterStore, Swapped, Value,
     Version, connect,
@@ -188,6 +189,11 @@ impl Register for Scripted {
     async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
         self.register.scan(from, most).await
     }
+
+    /// The pauses after what was lost are parts of it.
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 }
 
 #[test]
@@ -328,11 +334,11 @@ fn without_an_answer_nothing_is_granted_and_what_was_made_stands() {
     register.play(&[Fate::Refused]);
     assert_eq!(error("refused").kind(), ErrorKind::Unavailable);
     assert_eq!(node.granted("refused").attempt, 1);
-    register.play(&[Fate::RequestLost; 3]);
+    register.play(&[Fate::RequestLost; MOST_TRIES]);
     assert_eq!(error("lost").kind(), ErrorKind::Unavailable);
     register.play(&[]);
     assert_eq!(node.granted("lost").attempt, 1);
-    register.play(&[Fate::AnswerLost; 3]);
+    register.play(&[Fate::AnswerLost; MOST_TRIES]);
     // The first was made, and the others found it so.
     assert_eq!(error("made").kind(), ErrorKind::Unavailable);
     register.play(&[]);

@@ -97,10 +97,7 @@ impl Load {
         }
         let mut notes = self.notes.lock().unwrap();
         let found = notes.held_against(&worker::engine(&self.store));
-        println!(
-            "{what}: {} processes killed; {found}; {notes}",
-            self.kills
-        );
+        println!("{what}: {} processes killed; {found}; {notes}", self.kills);
         found
     }
 }

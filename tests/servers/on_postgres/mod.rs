@@ -1,11 +1,15 @@
 //! The register on PostgreSQL.
 
+mod isolation;
+mod sweeps;
+
 use std::thread;
 use std::time::Duration;
 
 use onceward::postgres::Postgres;
 use onceward::{Engine, ErrorKind, Fingerprint, Guard, Key, ManualClock, Outcome, Reply};
 
+use crate::start::eventually;
 use crate::start::postgres::PostgresServer;
 use crate::start::proxy::Proxy;
 
@@ -48,13 +52,12 @@ fn a_new_key_a_replay_and_a_completion_take_one_round_trip_each() {
     let postgres = Postgres::builder(PostgresServer::url_at(proxy.port)).connections(1);
     let engine = Engine::builder().replay_cache_time(Duration::ZERO);
     let engine = engine.open_on(postgres.build().unwrap()).unwrap();
-    // The statements are prepared when they are first needed, and announcements have to be sent.
+    // The statements are prepared when they are first needed.
     granted(&engine, "first")
         .complete(Reply::new(201, "body"))
         .unwrap();
     replayed(&engine, "first");
     granted(&engine, "released").release().unwrap();
-    thread::sleep(Duration::from_millis(500));
     let mut guard = None;
     let new_key = proxy.trips(|| guard = Some(granted(&engine, "key")));
     let in_flight = proxy.trips(|| drop(engine.begin(&key("key"), &request()).unwrap()));
@@ -63,7 +66,6 @@ fn a_new_key_a_replay_and_a_completion_take_one_round_trip_each() {
         let guard = guard.take().unwrap();
         guard.complete(Reply::new(201, "body")).unwrap();
     });
-    thread::sleep(Duration::from_millis(500));
     let replay = proxy.trips(|| drop(replayed(&engine, "key")));
     println!(
         "round trips: new key {new_key}, in flight {in_flight}, renewal {renewal}, completion {completion}, replay {replay}"
@@ -122,7 +124,9 @@ fn who_waits_on_one_node_is_told_by_another() {
             .unwrap()
     });
     let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
-    while server.query(listens) != "2" {}
+    eventually("both listen", || {
+        (server.query(listens) == "2").then_some(())
+    });
     thread::sleep(Duration::from_millis(300));
     guard.complete(Reply::new(201, "body")).unwrap();
     let Outcome::Replay(reply) = waiter.join().unwrap() else {
