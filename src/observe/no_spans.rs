@@ -21,5 +21,5 @@ pub(crate) fn follow<F: Future>(work: F) -> F {
 }
 
 /// Says what an operator should change.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) fn warn(_message: &str) {}

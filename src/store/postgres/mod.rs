@@ -86,7 +86,8 @@ impl Postgres {
         &self.shared.sql.schema
     }
 
-    /// What of the server's settings doesn't bear the promises; read at the first contact, empty before.
+    /// What of the server's settings doesn't bear the promises; read at the first contact, empty before. With the feature
+    /// `tracing` each is an event, too.
     pub fn warnings(&self) -> &[String] {
         self.shared.link.warnings()
     }

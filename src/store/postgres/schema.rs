@@ -4,6 +4,7 @@ use tokio_postgres::error::SqlState;
 
 use super::link::Connection;
 use super::sql::Sql;
+use crate::observe;
 use crate::store::register::Refused;
 
 /// Sees to the table, and gives what is wrong with the settings.
@@ -39,9 +40,9 @@ pub(super) async fn first_contact(
         ),
     ] {
         if value(column).is_some_and(|value| value == "off") {
-            warnings.push(format!(
-                "PostgreSQL has {setting} off: {hazard}; turn it on"
-            ));
+            let warning = format!("PostgreSQL has {setting} off: {hazard}; turn it on");
+            observe::warn(&warning);
+            warnings.push(warning);
         }
     }
     Ok(warnings)

@@ -27,30 +27,12 @@ pub(super) struct Sql {
 
 impl Sql {
     pub(super) fn on(table: &str) -> Result<Self> {
-        let parts: Vec<&str> = table.split('.').collect();
-        let is_name = |part: &&str| {
-            let is_fit = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            (1..=50).contains(&part.len())
-                && part.chars().all(is_fit)
-                && !part.starts_with(|c: char| c.is_ascii_digit())
-        };
-        if parts.len() > 2 || !parts.iter().all(is_name) {
-            return Err(invalid(format!(
-                "the table's name is {table:?}; it must be a name of letters, digits and underscores, with its schema's before \
-                 it and a dot if it has one, of 50 characters at most each"
-            )));
-        }
-        let name = parts.join("\".\"");
-        let index = parts.last().map_or(table, |last| last);
+        let (name, index) = names(table)?;
         // What `put` changed isn't seen by the rest of a statement: it reads the table as it was. Where somebody else was
         // faster, `put` knows, and the rest may not: the caller then reads again.
         let answer = format!("SELECT (SELECT done FROM put), found.version, found.value, {NOW}");
         Ok(Self {
-            schema: format!(
-                "CREATE TABLE IF NOT EXISTS \"{name}\" (\n    id bytea PRIMARY KEY,\n    version bigint NOT NULL,\n    \
-                 value bytea NOT NULL,\n    ends_at_ms bigint NOT NULL\n);\nCREATE INDEX IF NOT EXISTS \"{index}_ends_at_ms\" \
-                 ON \"{name}\" (ends_at_ms);\n"
-            ),
+            schema: schema(&name, index),
             look_for_table: format!("SELECT 1 FROM \"{name}\" LIMIT 0"),
             settings:
                 "SELECT current_setting('fsync', true), current_setting('full_page_writes', true)"
@@ -70,17 +52,8 @@ impl Sql {
                  {answer} FROM (SELECT 1) AS one LEFT JOIN \"{name}\" AS found \
                  ON found.id = $1 AND NOT EXISTS (SELECT 1 FROM put)"
             ),
-            sweep: format!(
-                "WITH gone AS (DELETE FROM \"{name}\" WHERE id IN (SELECT id FROM \"{name}\" \
-                 WHERE ends_at_ms <= (extract(epoch FROM now()) * 1000)::bigint \
-                 ORDER BY ends_at_ms LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING 1) \
-                 SELECT count(*) FROM gone"
-            ),
-            sweep_by: format!(
-                "WITH gone AS (DELETE FROM \"{name}\" WHERE id IN (SELECT id FROM \"{name}\" \
-                 WHERE ends_at_ms <= $1 ORDER BY ends_at_ms LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING 1) \
-                 SELECT count(*) FROM gone"
-            ),
+            sweep: sweep(&name, "(extract(epoch FROM now()) * 1000)::bigint"),
+            sweep_by: sweep(&name, "$1"),
             complete: format!(
                 "WITH put AS (UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \
                  WHERE id = $1 AND version = $5 RETURNING 1) SELECT 1 / count(*) FROM put"
@@ -104,6 +77,41 @@ impl Sql {
             channel: index.to_owned(),
         })
     }
+}
+
+/// A table's name as it is written in a statement, and what is named after it.
+fn names(table: &str) -> Result<(String, &str)> {
+    let parts: Vec<&str> = table.split('.').collect();
+    let is_name = |part: &&str| {
+        let is_fit = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        (1..=50).contains(&part.len())
+            && part.chars().all(is_fit)
+            && !part.starts_with(|c: char| c.is_ascii_digit())
+    };
+    if parts.len() > 2 || !parts.iter().all(is_name) {
+        return Err(invalid(format!(
+            "the table's name is {table:?}; it must be a name of letters, digits and underscores, with its schema's before \
+             it and a dot if it has one, of 50 characters at most each"
+        )));
+    }
+    let last = parts.last().copied().unwrap_or(table);
+    Ok((parts.join("\".\""), last))
+}
+
+fn schema(name: &str, index: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS \"{name}\" (\n    id bytea PRIMARY KEY,\n    version bigint NOT NULL,\n    \
+         value bytea NOT NULL,\n    ends_at_ms bigint NOT NULL\n);\nCREATE INDEX IF NOT EXISTS \"{index}_ends_at_ms\" \
+         ON \"{name}\" (ends_at_ms);\n"
+    )
+}
+
+/// Removes some rows whose end isn't after that time. Those that somebody else removes or changes just now are passed over.
+fn sweep(name: &str, by: &str) -> String {
+    format!(
+        "WITH gone AS (DELETE FROM \"{name}\" WHERE id IN (SELECT id FROM \"{name}\" WHERE ends_at_ms <= {by} \
+         ORDER BY ends_at_ms LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING 1) SELECT count(*) FROM gone"
+    )
 }
 
 #[cfg(test)]

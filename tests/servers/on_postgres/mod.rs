@@ -1,6 +1,7 @@
 //! The register on PostgreSQL.
 
 mod isolation;
+mod settings;
 mod sweeps;
 
 use std::thread;
