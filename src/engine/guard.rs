@@ -182,7 +182,23 @@ impl Guard {
 
     async fn keep(&self, reply: &Reply) -> Result<()> {
         self.check_size(reply)?;
+        self.outrun_earlier_attempts().await?;
         self.settle(self.completion(reply)).await.map(drop)
+    }
+
+    /// An earlier attempt may have a transaction that commits effect and reply: it can't any more, or was first.
+    async fn outrun_earlier_attempts(&self) -> Result<()> {
+        let Some(reconciler) = self.core.reconciler.as_ref().filter(|_| self.attempt() > 1) else {
+            return Ok(());
+        };
+        let outruns = reconciler.outruns(&self.key, self.digest, self.token());
+        if outruns.await? {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::LeaseLost,
+            "an earlier attempt at the key has committed its effect and its reply; begin again to get that one's reply",
+        ))
     }
 
     pub(super) fn completion(&self, reply: &Reply) -> Command {
@@ -191,6 +207,12 @@ impl Guard {
             reply: reply.clone(),
             retention: self.terms.retention,
         }
+    }
+
+    /// Keeps the reply of a transaction that has committed.
+    #[cfg(feature = "register")]
+    pub(super) async fn keep_committed(&self, reply: &Reply) -> Result<()> {
+        self.settle(self.completion(reply)).await.map(drop)
     }
 
     /// Has the store decide; gives the new end of the lease if there is one.

@@ -10,6 +10,8 @@ mod open;
 mod operate;
 #[cfg_attr(not(feature = "register"), path = "no_outcomes.rs")]
 mod outcomes;
+// Nothing is to be reconciled without it.
+#[cfg_attr(not(feature = "register"), allow(dead_code))]
 mod reconcile;
 mod run;
 mod stats;

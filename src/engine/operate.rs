@@ -1,5 +1,7 @@
 //! What an operator does with an engine: look, settle by hand, sweep, measure, close.
 
+#[cfg(doc)]
+use super::Builder;
 use super::Engine;
 use super::core::{Core, running};
 use super::offload::in_new_thread;
@@ -40,6 +42,9 @@ impl Engine {
     /// old answer. The bytes stay in their segment's file until the segment is unlinked, about one
     /// retention later.
     ///
+    /// On a [register](Builder::open_on), it doesn't reach what other nodes have cached: they are told, and one that wasn't answers
+    /// with the old reply for up to [`replay_cache_time`](Builder::replay_cache_time) more.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::InFlight`] while an attempt's lease is running; [`ErrorKind::Io`],
@@ -54,11 +59,10 @@ impl Engine {
     ///
     /// As [`forget`](Engine::forget).
     pub async fn forget_async(&self, key: &Key) -> Result<bool> {
-        // First: without its outcome, an unsettled record is only in the way, and not the other way about.
         let had_outcome = match &self.core.reconciler {
             Some(reconciler) => {
                 let digest = self.core.store.secret().digest(key);
-                reconciler.forget(&digest).await?
+                reconciler.forget(key, digest).await?
             }
             None => false,
         };
@@ -96,7 +100,7 @@ impl Engine {
         if let Some(reconciler) = &self.core.reconciler {
             // What was committed isn't for anybody to decide any more.
             let digest = self.core.store.secret().digest(key);
-            reconciler.reconcile(key, digest).await?;
+            reconciler.reconcile_for_good(key, digest).await?;
         }
         match self.core.command(key, Command::Resolve(resolution)).await? {
             Verdict::Done => Ok(()),
@@ -110,7 +114,8 @@ impl Engine {
     }
 
     /// The abandoned attempts that wait for [`resolve`](Engine::resolve), oldest grant first. Always
-    /// empty under [`OnAbandon::Rerun`](crate::OnAbandon::Rerun). Told from memory.
+    /// empty under [`OnAbandon::Rerun`](crate::OnAbandon::Rerun). Told from memory; on a [register](Builder::open_on), all records
+    /// of the server are walked through.
     ///
     /// # Errors
     ///
@@ -122,7 +127,7 @@ impl Engine {
         let mut held: Vec<Entry> = self
             .core
             .store
-            .in_flight()
+            .in_flight()?
             .iter()
             .filter(|stored| match &stored.record {
                 Record::InFlight(attempt) => decision::is_held(attempt, now, on_abandon),

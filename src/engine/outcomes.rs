@@ -7,12 +7,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_channel::oneshot;
-use tokio::runtime::{self, Runtime};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::Builder;
-use super::reconcile::{Found, Later, Outcomes, Reconciler};
+use super::reconcile::{Found, Later, Outcomes, Reconciler, Times};
 use crate::clock::{Timeline, Timestamp};
 use crate::codec;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,8 +21,8 @@ use crate::outcome::OnAbandon;
 use crate::record::Record;
 use crate::secret::Digest;
 use crate::store::Store;
-use crate::store::register::{RecordId, Refused, Value, Version};
-use crate::store::transaction::Transaction;
+use crate::store::register::{Background, RecordId, Refused, Value, Version};
+use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 use crate::sync::Mutex;
 use crate::sync::block_on;
 
@@ -75,20 +76,15 @@ impl<T: Transaction + 'static> Of<T> {
 
 impl<T: Transaction + 'static> Unopened for Of<T> {
     fn open(&self) -> Result<Arc<dyn Outcomes>> {
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("onceward-outcomes")
-            .enable_all()
-            .build();
-        let runtime = runtime.map_err(|error| {
-            Error::with_source(
-                ErrorKind::Io,
-                "the thread of the outcomes can't be started",
-                error,
-            )
-        })?;
+        let runtime = Background::start("onceward-outcomes")?;
+        let database = Arc::clone(&self.0);
+        let mark = ask(
+            runtime.handle(),
+            async move { marked::<T>(&database).await },
+        );
         Ok(Arc::new(Opened::<T> {
             database: Arc::clone(&self.0),
+            mark: block_on(mark)?,
             runtime: Mutex::new(Some(runtime)),
             sort: PhantomData,
         }))
@@ -98,27 +94,85 @@ impl<T: Transaction + 'static> Unopened for Of<T> {
 struct Opened<T: Transaction> {
     database: Arc<T::Database>,
     /// `None` once the engine is closed.
-    runtime: Mutex<Option<Runtime>>,
+    runtime: Mutex<Option<Background>>,
+    mark: Version,
     sort: PhantomData<fn(T)>,
+}
+
+/// What a fence is made with.
+const NO_BYTES: Bytes = Bytes::new();
+/// The mark says whose it is to whoever looks into the database.
+const MARK_BYTES: Bytes = Bytes::from_static(b"onceward");
+const MARK: RecordId = RecordId(Digest([0; 32]));
+
+/// Runs something in the engine's thread, whether or not anybody waits for it.
+fn ask<A: Send + 'static>(
+    runtime: &Handle,
+    work: impl Future<Output = Result<A, Refused>> + Send + 'static,
+) -> Later<A> {
+    let (sender, receiver) = oneshot::channel();
+    runtime.spawn(async move {
+        let result = match timeout(TIMEOUT, work).await {
+            Ok(done) => done.map_err(|refused| unavailable(refused.into_cause())),
+            Err(late) => Err(unavailable(late.into())),
+        };
+        drop(sender.send(result));
+    });
+    Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(Error::closed())) })
+}
+
+/// What the database is known by from now on: the first engine chooses it.
+async fn marked<T: Transaction>(database: &T::Database) -> Result<Version, Refused> {
+    loop {
+        if let Some(found) = T::load(database, MARK).await? {
+            return Ok(found.version);
+        }
+        let mut bits = [0; 8];
+        getrandom::fill(&mut bits)
+            .map_err(|error| Refused::unchanged(std::io::Error::other(error)))?;
+        let row = OutcomeRow {
+            id: MARK,
+            replaces: Replaces::Older(0),
+            mark: None,
+            value: Value {
+                version: Version::from_bits(u64::from_le_bytes(bits) >> 1),
+                bytes: MARK_BYTES,
+            },
+            ends_at_ms: u64::MAX,
+        };
+        // Whoever was first, its mark is there now.
+        let _: Written = T::put(database, &row).await?;
+    }
 }
 
 impl<T: Transaction> Opened<T> {
     fn ask<A: Send + 'static>(
         &self,
         work: impl Future<Output = Result<A, Refused>> + Send + 'static,
-    ) -> oneshot::Receiver<Result<A>> {
-        let (sender, receiver) = oneshot::channel();
-        if let Some(runtime) = &*self.runtime.lock() {
-            runtime.spawn(async move {
-                let done = timeout(TIMEOUT, work).await;
-                let result = match done {
-                    Ok(done) => done.map_err(|refused| unavailable(refused.into_cause())),
-                    Err(late) => Err(unavailable(late.into())),
-                };
-                drop(sender.send(result));
-            });
+    ) -> Later<A> {
+        match &*self.runtime.lock() {
+            Some(runtime) => ask(runtime.handle(), work),
+            None => Box::pin(async { Err(Error::closed()) }),
         }
-        receiver
+    }
+
+    fn fence_row(
+        &self,
+        digest: &Digest,
+        token: u64,
+        replaces: Replaces,
+        until: Timestamp,
+    ) -> OutcomeRow {
+        OutcomeRow {
+            id: RecordId(*digest),
+            replaces,
+            mark: Some(self.mark),
+            value: Value {
+                version: Version::from_bits(token),
+                bytes: NO_BYTES,
+            },
+            ends_at_ms: until.0,
+        }
     }
 }
 
@@ -127,44 +181,65 @@ impl<T: Transaction + 'static> Outcomes for Opened<T> {
         let (database, digest) = (Arc::clone(&self.database), *digest);
         let loaded = self.ask(async move { T::load(&database, RecordId(digest)).await });
         Box::pin(async move {
-            let value = loaded.await.unwrap_or_else(|_| Err(Error::closed()))?;
-            value.map(|value| found(&value, &digest)).transpose()
+            let value = loaded.await?;
+            value.map_or(Ok(None), |value| found(&value, &digest))
         })
     }
 
-    fn remove(&self, digest: &Digest, found: &Found) -> Later<()> {
+    fn fence(&self, digest: &Digest, token: u64, times: Times) -> Later<Option<Found>> {
         let (database, digest) = (Arc::clone(&self.database), *digest);
-        let version = Version::from_bits(found.version);
-        let removed =
-            self.ask(async move { T::remove(&database, RecordId(digest), version).await });
-        Box::pin(async move { removed.await.unwrap_or_else(|_| Err(Error::closed())) })
+        let row = self.fence_row(&digest, token, Replaces::Older(times.now.0), times.until);
+        let put = self.ask(async move {
+            Ok(match T::put(&database, &row).await? {
+                Written::Done => None,
+                Written::Superseded => T::load(&database, row.id).await?,
+            })
+        });
+        Box::pin(async move {
+            let value = put.await?;
+            value.map_or(Ok(None), |value| found(&value, &digest))
+        })
+    }
+
+    fn erase(&self, digest: &Digest, found: &Found, times: Times) -> Later<()> {
+        let database = Arc::clone(&self.database);
+        let replaces = Replaces::Version(Version::from_bits(found.token));
+        let row = self.fence_row(digest, found.token, replaces, times.until);
+        // Where it isn't there any more, somebody else has erased it.
+        let put = self.ask(async move { T::put(&database, &row).await });
+        Box::pin(async move { put.await.map(drop) })
     }
 
     fn sweep(&self, now: Timestamp) -> Later<u64> {
         let database = Arc::clone(&self.database);
-        let swept = self.ask(async move { T::sweep(&database, now.0).await });
-        Box::pin(async move { swept.await.unwrap_or_else(|_| Err(Error::closed())) })
+        self.ask(async move { T::sweep(&database, now.0).await })
     }
 
     fn database(&self) -> &(dyn Any + Send + Sync) {
         &*self.database
     }
 
+    fn mark(&self) -> u64 {
+        self.mark.to_bits()
+    }
+
     fn stop(&self) {
-        if let Some(runtime) = self.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
+        drop(self.runtime.lock().take());
     }
 }
 
-fn found(value: &Value, digest: &Digest) -> Result<Found> {
+/// `None` for a fence.
+fn found(value: &Value, digest: &Digest) -> Result<Option<Found>> {
+    if value.bytes.is_empty() {
+        return Ok(None);
+    }
     let entry = codec::decode(&value.bytes)?;
     let is_its_own = entry.digest == *digest;
     match entry.into_stored().map(|stored| stored.record) {
-        Some(Record::Completed(record)) if is_its_own => Ok(Found {
-            version: value.version.to_bits(),
+        Some(Record::Completed(record)) if is_its_own => Ok(Some(Found {
+            token: value.version.to_bits(),
             record,
-        }),
+        })),
         _ => Err(Error::new(
             ErrorKind::Corrupt,
             "the database has something else than an outcome under a key; restore it from a backup",
@@ -175,7 +250,8 @@ fn found(value: &Value, digest: &Digest) -> Result<Found> {
 fn unavailable(cause: Box<dyn std::error::Error + Send + Sync>) -> Error {
     Error::with_source(
         ErrorKind::Unavailable,
-        "the database that has the outcomes doesn't answer, and without it an abandoned key isn't granted again; retry later",
+        "the database that has the outcomes doesn't answer (a change of it may still be made); without it an abandoned key isn't \
+         granted again; retry later",
         cause,
     )
 }

@@ -3,6 +3,10 @@
 //! With outcomes there, a store holds every abandoned attempt: that a lease has ended doesn't say that nothing was
 //! committed. Before such a key is granted again, its outcome is looked for. One that is there completes the key; where
 //! there is none, the attempt may be taken over. A transaction of it that commits later makes the next one fail.
+//!
+//! Whatever else settles a key whose earlier attempts may still commit (a later attempt that completes it otherwise, an operator,
+//! the end of the retention) first puts a fence where the outcome would be. It waits for a transaction that has written there: either that
+//! one was first, and its outcome settles the key, or it can't commit any more.
 
 use std::any::Any;
 use std::fmt;
@@ -12,7 +16,7 @@ use std::sync::Arc;
 
 use crate::clock::{Timeline, Timestamp};
 use crate::decision::{Command, Verdict};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::outcome::{OnAbandon, Resolution};
 use crate::record::{CompletedRecord, InFlightRecord, Record, Stored};
@@ -29,24 +33,36 @@ const ASKED_AT_ONCE: usize = 64;
 pub(super) trait Outcomes: Send + Sync + fmt::Debug {
     fn load(&self, digest: &Digest) -> Later<Option<Found>>;
 
-    fn remove(&self, digest: &Digest, found: &Found) -> Later<()>;
+    /// Keeps attempts up to that token from committing, until then. Gives the outcome that is there already.
+    fn fence(&self, digest: &Digest, token: u64, times: Times) -> Later<Option<Found>>;
+
+    /// Puts a fence in an outcome's place.
+    fn erase(&self, digest: &Digest, found: &Found, times: Times) -> Later<()>;
 
     /// Removes some that have ended; gives how many.
     fn sweep(&self, now: Timestamp) -> Later<u64>;
 
-    #[cfg_attr(not(feature = "register"), allow(dead_code))] // Transactions are there with the feature.
     fn database(&self) -> &(dyn Any + Send + Sync);
+
+    /// What the database is known by.
+    fn mark(&self) -> u64;
 
     /// Ends what is under way.
     fn stop(&self);
 }
 
+/// When a fence is put, and when it may be removed: no transaction lasts for that long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) now: Timestamp,
+    pub(super) until: Timestamp,
+}
+
 /// An outcome that was committed.
 #[derive(Debug)]
 pub(super) struct Found {
-    #[cfg_attr(not(feature = "register"), allow(dead_code))]
-    // Nothing is found without the feature.
-    pub(super) version: u64,
+    /// Of the attempt that committed it.
+    pub(super) token: u64,
     pub(super) record: CompletedRecord,
 }
 
@@ -71,26 +87,39 @@ pub(super) struct Reconciler {
 }
 
 impl Reconciler {
-    /// Settles one key.
+    /// Settles one key, if its attempt has an outcome, or is remembered for long enough.
     pub(super) async fn reconcile(&self, key: &Key, digest: Digest) -> Result<Reconciled> {
         let Some(attempt) = self.attempt(&digest)? else {
             return Ok(Reconciled::Settled);
         };
-        match self.outcomes.load(&digest).await? {
-            Some(found) if found.record.expires_at > self.timeline.now() => {
-                self.complete(key.clone(), digest, attempt.token, found.record)
-                    .await?;
-                Ok(Reconciled::Settled)
-            }
-            _ => Ok(Reconciled::NoOutcome {
-                token: attempt.token,
-            }),
+        if self.settle_with_outcome(key, digest, &attempt).await? {
+            return Ok(Reconciled::Settled);
+        }
+        if self.is_remembered_enough(&attempt) {
+            self.let_go(key, digest, &attempt).await?;
+            return Ok(Reconciled::Settled);
+        }
+        Ok(Reconciled::NoOutcome {
+            token: attempt.token,
+        })
+    }
+
+    /// The same before an operator decides: of an attempt whose lease is over, nothing can commit any more.
+    pub(super) async fn reconcile_for_good(&self, key: &Key, digest: Digest) -> Result<()> {
+        let Reconciled::NoOutcome { .. } = self.reconcile(key, digest).await? else {
+            return Ok(());
+        };
+        let attempt = self.attempt(&digest)?;
+        let now = self.timeline.now();
+        match attempt.filter(|attempt| attempt.lease_until <= now) {
+            Some(attempt) => self.fence(key, digest, &attempt).await.map(drop),
+            None => Ok(()),
         }
     }
 
     /// Completes every attempt that has an outcome; lets go of those that are remembered for long enough.
     pub(super) async fn reconcile_all(&self) -> Result<()> {
-        for some in self.store.in_flight().chunks(ASKED_AT_ONCE) {
+        for some in self.store.in_flight()?.chunks(ASKED_AT_ONCE) {
             let asked: Vec<_> = some
                 .iter()
                 .map(|stored| (stored, self.outcomes.load(&stored.digest)))
@@ -99,17 +128,16 @@ impl Reconciler {
                 let Record::InFlight(attempt) = &stored.record else {
                     continue;
                 };
-                let (digest, token, now) = (stored.digest, attempt.token, self.timeline.now());
                 let Some(key) = self.key_of(stored)? else {
                     continue;
                 };
                 match outcome.await? {
-                    Some(found) if found.record.expires_at > now => {
-                        self.complete(key, digest, token, found.record).await?;
+                    Some(found) if found.is_of(attempt) => {
+                        self.complete(&key, stored.digest, attempt.token, found.record)
+                            .await?;
                     }
-                    _ if self.on_abandon == OnAbandon::Rerun && stored.record.ends_at() <= now => {
-                        let release = Command::Resolve(Resolution::Release);
-                        self.submit(key, digest, release).await?;
+                    _ if self.is_remembered_enough(attempt) => {
+                        self.let_go(&key, stored.digest, attempt).await?;
                     }
                     _ => {}
                 }
@@ -125,24 +153,82 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Removes a key's outcome, unless the key is running. Gives whether there was one.
-    pub(super) async fn forget(&self, digest: &Digest) -> Result<bool> {
-        let Some(found) = self.outcomes.load(digest).await? else {
-            return Ok(false);
-        };
-        let now = self.timeline.now();
-        let attempt = self.attempt(digest)?;
-        if attempt.is_some_and(|attempt| now < attempt.lease_until) {
+    /// Takes away a key's outcome, unless an attempt at the key is running. Gives whether there was one.
+    pub(super) async fn forget(&self, key: &Key, digest: Digest) -> Result<bool> {
+        if self.is_running(&digest)? {
             return Ok(false);
         }
-        self.outcomes.remove(digest, &found).await?;
+        // While the record is unsettled, an outcome is the only proof of what was committed.
+        self.reconcile_for_good(key, digest).await?;
+        if self.is_running(&digest)? {
+            // It was granted again meanwhile.
+            return Ok(false);
+        }
+        let Some(found) = self.outcomes.load(&digest).await? else {
+            return Ok(false);
+        };
+        let times = self.times(found.record.expires_at);
+        self.outcomes.erase(&digest, &found, times).await?;
         Ok(true)
     }
 
-    /// Completes an attempt with what was committed, whichever attempt that was.
-    pub(super) async fn complete(
+    /// Before a later attempt completes its key otherwise than in a transaction: `false` if an earlier one was first, whose outcome
+    /// the key has then.
+    pub(super) async fn outruns(&self, key: &Key, digest: Digest, token: u64) -> Result<bool> {
+        let Some(attempt) = self.attempt(&digest)?.filter(|found| found.token == token) else {
+            // The store will say so.
+            return Ok(true);
+        };
+        let earlier = InFlightRecord {
+            token: token.saturating_sub(1),
+            ..attempt.clone()
+        };
+        match self.fence_at(digest, &earlier).await? {
+            Some(found) if found.token == token => Ok(true),
+            Some(found) if found.is_of(&attempt) => {
+                self.complete(key, digest, token, found.record).await?;
+                Ok(false)
+            }
+            Some(_) => Err(of_another_request()),
+            None => Ok(true),
+        }
+    }
+
+    /// Gives an attempt the outcome that another one has committed; `false` if there is none.
+    pub(super) async fn give_way(&self, key: &Key, digest: Digest, token: u64) -> Result<bool> {
+        let Some(attempt) = self.attempt(&digest)?.filter(|found| found.token == token) else {
+            return Ok(true);
+        };
+        match self.outcomes.load(&digest).await? {
+            Some(found) if found.is_of(&attempt) => {
+                self.complete(key, digest, token, found.record).await?;
+                Ok(true)
+            }
+            Some(_) => Err(of_another_request()),
+            None => Ok(false),
+        }
+    }
+
+    async fn settle_with_outcome(
         &self,
-        key: Key,
+        key: &Key,
+        digest: Digest,
+        attempt: &InFlightRecord,
+    ) -> Result<bool> {
+        match self.outcomes.load(&digest).await? {
+            Some(found) if found.is_of(attempt) => {
+                self.complete(key, digest, attempt.token, found.record)
+                    .await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Completes an attempt with what was committed, whichever attempt that was.
+    async fn complete(
+        &self,
+        key: &Key,
         digest: Digest,
         token: u64,
         outcome: CompletedRecord,
@@ -155,6 +241,45 @@ impl Reconciler {
         self.submit(key, digest, completion).await.map(drop)
     }
 
+    fn is_remembered_enough(&self, attempt: &InFlightRecord) -> bool {
+        let is_rerun = self.on_abandon == OnAbandon::Rerun;
+        is_rerun && Record::InFlight(attempt.clone()).ends_at() <= self.timeline.now()
+    }
+
+    /// Frees a key, if no transaction was first.
+    async fn let_go(&self, key: &Key, digest: Digest, attempt: &InFlightRecord) -> Result<()> {
+        if self.fence(key, digest, attempt).await? {
+            let release = Command::Resolve(Resolution::Release);
+            self.submit(key, digest, release).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps an attempt and those before it from committing. `false` if one of them was first, whose outcome the key has then.
+    async fn fence(&self, key: &Key, digest: Digest, attempt: &InFlightRecord) -> Result<bool> {
+        match self.fence_at(digest, attempt).await? {
+            Some(found) if found.is_of(attempt) => {
+                self.complete(key, digest, attempt.token, found.record)
+                    .await?;
+                Ok(false)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    async fn fence_at(&self, digest: Digest, attempt: &InFlightRecord) -> Result<Option<Found>> {
+        let until = self.timeline.now().plus(attempt.retention);
+        let times = self.times(until);
+        self.outcomes.fence(&digest, attempt.token, times).await
+    }
+
+    fn times(&self, until: Timestamp) -> Times {
+        Times {
+            now: self.timeline.now(),
+            until,
+        }
+    }
+
     /// The key that a new record of the same digest gets. `None` where a text is to be kept and isn't there: such a key
     /// waits for its next begin.
     fn key_of(&self, stored: &Stored) -> Result<Option<Key>> {
@@ -165,6 +290,11 @@ impl Reconciler {
         }
     }
 
+    fn is_running(&self, digest: &Digest) -> Result<bool> {
+        let (now, attempt) = (self.timeline.now(), self.attempt(digest)?);
+        Ok(attempt.is_some_and(|attempt| now < attempt.lease_until))
+    }
+
     fn attempt(&self, digest: &Digest) -> Result<Option<InFlightRecord>> {
         let stored = self.store.load(digest)?;
         Ok(stored.and_then(|stored| match stored.record {
@@ -173,9 +303,9 @@ impl Reconciler {
         }))
     }
 
-    async fn submit(&self, key: Key, digest: Digest, command: Command) -> Result<Verdict> {
+    async fn submit(&self, key: &Key, digest: Digest, command: Command) -> Result<Verdict> {
         let request = Request {
-            key,
+            key: key.clone(),
             digest,
             command,
             seen: Seen::default(),
@@ -184,4 +314,19 @@ impl Reconciler {
         self.store.submit(request, answer);
         pending.await.unwrap_or_else(|| Err(Error::closed()))
     }
+}
+
+impl Found {
+    /// Whether it answers the attempt's request: the key may have been used for another one before.
+    fn is_of(&self, attempt: &InFlightRecord) -> bool {
+        self.record.fingerprint.matches(&attempt.fingerprint)
+    }
+}
+
+fn of_another_request() -> Error {
+    Error::new(
+        ErrorKind::LeaseLost,
+        "the database has an outcome of the same key with another request, which the engine knows nothing of: look into it, and forget \
+         the key before it is used again",
+    )
 }

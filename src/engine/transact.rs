@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::codec::{self, Heading};
 use crate::decision::{self, Change, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
-use crate::observe::Ending;
+use crate::observe::{self, Ending};
 use crate::outcome::OnAbandon;
 use crate::record::{Record, Stored};
 use crate::reply::Reply;
@@ -109,6 +109,7 @@ impl Guard {
         OutcomeRow {
             id: RecordId(self.digest),
             replaces: Replaces::Version(NO_VERSION),
+            mark: None,
             value: Value {
                 version: NO_VERSION,
                 bytes: Bytes::new(),
@@ -139,26 +140,31 @@ impl Guard {
             key: None,
             record: Record::Completed(record),
         };
-        outcome_row(&stored, token, now, expires_at).map(Ok)
+        let mark = self
+            .core
+            .reconciler
+            .as_ref()
+            .map(|reconciler| reconciler.outcomes.mark());
+        outcome_row(&stored, token, mark, (now, expires_at)).map(Ok)
     }
 
     /// Another attempt's outcome is there: retries get that.
     async fn superseded(&self) -> Error {
-        let lost = Error::new(
-            ErrorKind::LeaseLost,
-            "another attempt at the key was first; this transaction can't be committed: roll it back, and begin again to get the \
-             other one's reply",
-        );
         let Some(reconciler) = &self.core.reconciler else {
-            return lost;
+            // What is known of the key here is out of date, perhaps.
+            self.core.store.mistaken(&self.digest);
+            return first_was_another();
         };
-        match reconciler.outcomes.load(&self.digest).await {
-            Ok(Some(found)) => {
-                let (key, token) = (self.key.clone(), self.token());
-                let completed = reconciler.complete(key, self.digest, token, found.record);
-                completed.await.err().unwrap_or(lost)
-            }
-            Ok(None) => lost,
+        match reconciler
+            .give_way(&self.key, self.digest, self.token())
+            .await
+        {
+            Ok(true) => first_was_another(),
+            Ok(false) => Error::new(
+                ErrorKind::LeaseLost,
+                "the transaction isn't one of the database that was named with outcomes_in, or the key was completed, forgotten or resolved \
+                 meanwhile: roll it back",
+            ),
             Err(error) => error,
         }
     }
@@ -178,11 +184,13 @@ pub struct Uncommitted {
 impl Uncommitted {
     /// Lets retries have the reply, after the commit.
     ///
-    /// Waits for the disk, with an engine of a folder. Confirming what wasn't committed keeps a reply without its effect.
+    /// With an engine of a folder, looks for the outcome in the database, and waits for the disk. On a register there is nothing
+    /// more to be done.
     ///
     /// # Errors
     ///
     /// As [`Guard::complete`]; what was committed stands, and is found by the next begin after the lease's end.
+    /// [`ErrorKind::LeaseLost`] if it wasn't: PostgreSQL rolls back, and says so to nobody, where a transaction is committed in which a statement has failed.
     pub fn confirm(self) -> Result<(), CompleteError> {
         block_on(self.confirm_async())
     }
@@ -194,16 +202,18 @@ impl Uncommitted {
     /// As [`confirm`](Uncommitted::confirm).
     pub async fn confirm_async(self) -> Result<(), CompleteError> {
         let Self { guard, reply } = self;
-        if guard.core.reconciler.is_none() {
-            let attempt = guard.attempt();
-            guard.core.store.confirmed(&guard.digest);
-            guard.core.meters.ended(Ending::Completed { attempt });
-            return Ok(());
-        }
-        match guard.complete_async(reply).await {
-            // Whoever was granted the key meanwhile can't commit, and finds this outcome.
-            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
-            result => result,
+        let attempt = guard.attempt();
+        let ending = move |result: &Result<()>| match result {
+            Ok(()) => Ending::Completed { attempt },
+            Err(_) => Ending::Error,
+        };
+        let result = observe::in_complete(guard.confirmed(&reply), ending).await;
+        match result {
+            Ok(()) => {
+                guard.core.meters.ended(Ending::Completed { attempt });
+                Ok(())
+            }
+            Err(error) => Err(CompleteError::new(guard, reply, error)),
         }
     }
 
@@ -223,11 +233,42 @@ impl fmt::Debug for Uncommitted {
     }
 }
 
+impl Guard {
+    async fn confirmed(&self, reply: &Reply) -> Result<()> {
+        let Some(reconciler) = &self.core.reconciler else {
+            self.core.store.confirmed(&self.digest);
+            return Ok(());
+        };
+        match reconciler.outcomes.load(&self.digest).await? {
+            Some(found) if found.token == self.token() => {}
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::LeaseLost,
+                    "the transaction hasn't committed, or the key was forgotten since: nothing is confirmed",
+                ));
+            }
+        }
+        match self.keep_committed(reply).await {
+            // Whoever was granted the key meanwhile gives way to this outcome.
+            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
+            result => result,
+        }
+    }
+}
+
+fn first_was_another() -> Error {
+    Error::new(
+        ErrorKind::LeaseLost,
+        "another attempt at the key was first; this transaction can't be committed: roll it back, and begin again to get the \
+         other one's reply",
+    )
+}
+
 fn outcome_row(
     stored: &Stored,
     token: u64,
-    now: Timestamp,
-    expires_at: Timestamp,
+    mark: Option<u64>,
+    (now, expires_at): (Timestamp, Timestamp),
 ) -> Result<OutcomeRow> {
     let heading = Heading {
         sequence: token,
@@ -238,7 +279,8 @@ fn outcome_row(
     codec::encode_put(&mut bytes, heading, stored)?;
     Ok(OutcomeRow {
         id: RecordId(stored.digest),
-        replaces: Replaces::Ended(now.0),
+        replaces: Replaces::Older(now.0),
+        mark: mark.map(Version::from_bits),
         value: Value {
             // No other attempt of the store has it.
             version: Version::from_bits(token),

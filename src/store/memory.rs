@@ -37,6 +37,13 @@ struct State {
     last_token: u64,
 }
 
+impl State {
+    fn in_flight(&self) -> impl Iterator<Item = &Arc<Stored>> {
+        let all = self.records.values();
+        all.filter(|stored| matches!(stored.record, Record::InFlight(_)))
+    }
+}
+
 impl Memory {
     pub(crate) fn new(
         secret: Secret,
@@ -163,13 +170,9 @@ impl Store for Memory {
         answer.send(self.apply(request));
     }
 
-    fn in_flight(&self) -> Vec<Arc<Stored>> {
+    fn in_flight(&self) -> Result<Vec<Arc<Stored>>> {
         let state = self.state.lock();
-        let attempts = state
-            .records
-            .values()
-            .filter(|stored| matches!(stored.record, Record::InFlight(_)));
-        attempts.cloned().collect()
+        Ok(state.in_flight().cloned().collect())
     }
 
     fn sweep(&self) -> Result<Swept> {
@@ -194,7 +197,7 @@ impl Store for Memory {
     }
 
     fn figures(&self) -> Figures {
-        let in_flight = self.in_flight().len() as u64;
+        let in_flight = self.state.lock().in_flight().count() as u64;
         Figures {
             in_flight,
             ..Figures::default()

@@ -56,7 +56,7 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     fn submit(&self, request: Request, answer: Answer);
 
     /// The attempts that were granted and not settled, except those abandoned long ago.
-    fn in_flight(&self) -> Vec<Arc<Stored>>;
+    fn in_flight(&self) -> Result<Vec<Arc<Stored>>>;
 
     /// Removes what is over.
     fn sweep(&self) -> Result<Swept>;
@@ -105,6 +105,12 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     fn draft(&self, completion: Request) -> Option<Drafted> {
         let _ = completion;
         None
+    }
+
+    /// Is told that a draft fitted nothing that is there.
+    #[cfg(any(test, feature = "register"))]
+    fn mistaken(&self, digest: &Digest) {
+        let _ = digest;
     }
 
     /// Is told that a transaction has completed a key.

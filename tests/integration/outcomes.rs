@@ -1,5 +1,7 @@
 //! Replies that commit in the caller's own redb transactions, with the effect.
 
+mod fences;
+
 use std::sync::Arc;
 
 use onceward::{Engine, ErrorKind, Guard, ManualClock, OnAbandon, Outcome, Reply};
@@ -61,12 +63,11 @@ impl Ledger {
         let transaction = self.database.begin_read().unwrap();
         let table: TableDefinition<'_, &[u8; 32], (u64, u64, &[u8])> =
             TableDefinition::new("onceward_outcomes");
-        transaction
-            .open_table(table)
-            .unwrap()
-            .iter()
-            .unwrap()
-            .count() as u64
+        let rows = transaction.open_table(table).unwrap();
+        // Neither fences nor the database's mark.
+        let rows = rows.iter().unwrap().map(|row| row.unwrap());
+        let outcomes = rows.filter(|(id, row)| *id.value() != [0; 32] && !row.value().2.is_empty());
+        outcomes.count() as u64
     }
 
     /// Commits and tells nobody, as if the process had died there.

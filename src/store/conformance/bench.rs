@@ -196,7 +196,7 @@ impl Bench {
 
     /// How many keys of the scenario's are in flight.
     pub(super) fn in_flight(&self) -> usize {
-        let in_flight = self.store.in_flight();
+        let in_flight = self.store.in_flight().unwrap();
         let keys = in_flight.iter().filter_map(|stored| stored.key.as_ref());
         keys.filter(|key| key.scope() == Some(&self.scope)).count()
     }

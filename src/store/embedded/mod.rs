@@ -260,8 +260,8 @@ impl Store for Embedded {
         }
     }
 
-    fn in_flight(&self) -> Vec<Arc<Stored>> {
-        self.shared.attempts()
+    fn in_flight(&self) -> Result<Vec<Arc<Stored>>> {
+        Ok(self.shared.attempts())
     }
 
     fn sweep(&self) -> Result<Swept> {

@@ -10,8 +10,9 @@ use crate::store::register::Refused;
 pub(super) enum Failure {
     /// Nothing has changed; the same may work at once.
     Passing,
-    /// Nothing has changed; another connection may do better: this one's server only reads.
-    ReadOnly,
+    /// Nothing has changed; another connection may do better: this one's server only reads, or its prepared statements are of
+    /// no use any more.
+    OtherConnection,
     /// Nothing has changed.
     Refused,
     /// The connection is gone, and with it the answer.
@@ -23,20 +24,25 @@ impl Failure {
         let Some(code) = error.code() else {
             return Self::Broken;
         };
-        let (serialization, deadlock, read_only, unknown) = (
+        let (serialization, deadlock, unknown) = (
             &SqlState::T_R_SERIALIZATION_FAILURE,
             &SqlState::T_R_DEADLOCK_DETECTED,
-            &SqlState::READ_ONLY_SQL_TRANSACTION,
             &SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN,
         );
+        let of_connection = [
+            &SqlState::READ_ONLY_SQL_TRANSACTION,
+            &SqlState::INVALID_SQL_STATEMENT_NAME,
+            // A cached plan must not change its result's type: the table was changed.
+            &SqlState::FEATURE_NOT_SUPPORTED,
+        ];
         // 08: connections; 57P: the server goes down; XX: it found itself broken, at whatever point.
         let is_gone = ["08", "57P", "XX"]
             .iter()
             .any(|class| code.code().starts_with(class));
         if code == serialization || code == deadlock {
             Self::Passing
-        } else if code == read_only {
-            Self::ReadOnly
+        } else if of_connection.contains(&code) {
+            Self::OtherConnection
         } else if code == unknown || is_gone {
             Self::Broken
         } else {
@@ -52,7 +58,7 @@ impl Failure {
     pub(super) fn refused(self, error: Error) -> Refused {
         match self {
             Self::Broken => Refused::unknown(error),
-            Self::Passing | Self::ReadOnly | Self::Refused => Refused::unchanged(error),
+            Self::Passing | Self::OtherConnection | Self::Refused => Refused::unchanged(error),
         }
     }
 }

@@ -10,7 +10,7 @@ use deadpool_postgres::{
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Config, Row};
+use tokio_postgres::{Config, Row, SimpleQueryMessage};
 
 use super::dial::{Deaf, Dial};
 use super::failure::Failure;
@@ -51,6 +51,10 @@ impl Link {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(timeout);
         }
+        // A server that has vanished without a word is noticed by then.
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(timeout);
+        }
         let settings = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
@@ -59,8 +63,14 @@ impl Link {
         let prepared = Hook::async_fn(move |connection: &mut Connection, _| {
             let session = session.clone();
             Box::pin(async move {
-                let done = connection.batch_execute(&session).await;
-                done.map_err(HookError::Backend)
+                let said = connection.simple_query(&session).await;
+                let said = said.map_err(HookError::Backend)?;
+                if reads_only(&said) {
+                    return Err(HookError::message(
+                        "the server only reads: it is a standby; name the primary, or all hosts with target_session_attrs=read-write",
+                    ));
+                }
+                Ok(())
             })
         });
         let pool = Pool::builder(manager)
@@ -111,7 +121,11 @@ impl Link {
             if failure.spares_connection() {
                 lent.give_back();
             }
-            let may_pass = matches!(failure, Failure::Passing | Failure::ReadOnly);
+            if matches!(failure, Failure::OtherConnection | Failure::Broken) {
+                // The idle ones are of the same sort.
+                self.pool.retain(|_, _| false);
+            }
+            let may_pass = matches!(failure, Failure::Passing | Failure::OtherConnection);
             if !may_pass || tries_left == 0 {
                 return Err(failure.refused(error));
             }
@@ -136,10 +150,18 @@ fn session(timeout: Duration) -> String {
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; \
          SELECT set_config('synchronous_commit', 'on', false) \
-         WHERE current_setting('synchronous_commit', true) IN ('off', 'local')",
+         WHERE current_setting('synchronous_commit', true) IN ('off', 'local'); \
+         SELECT current_setting('transaction_read_only', true) AS reads_only",
         timeout.as_millis(),
         lock_wait.as_millis(),
     )
+}
+
+fn reads_only(said: &[SimpleQueryMessage]) -> bool {
+    said.iter().any(|message| match message {
+        SimpleQueryMessage::Row(row) => matches!(row.try_get("reads_only"), Ok(Some("on"))),
+        _ => false,
+    })
 }
 
 /// A connection that isn't used again unless it is given back: whoever gave up in the middle of a statement leaves an answer

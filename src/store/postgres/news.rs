@@ -60,11 +60,21 @@ pub(super) async fn listen(shared: &Shared, changed: impl Fn(RecordId) + Send + 
     }
 }
 
-/// Hears until the connection breaks. An error means that it never heard anything.
-async fn listen_once(shared: &Shared, heard: Heard) -> Result<(), Error> {
+/// The connection was never there.
+struct Unheard;
+
+/// Hears until the connection breaks.
+async fn listen_once(shared: &Shared, heard: Heard) -> Result<(), Unheard> {
     let config = shared.link.config.clone();
-    let (client, mut task) = shared.link.dial.dial(config, heard).await?;
-    client.batch_execute(&shared.sql.listen).await?;
+    let listening = async {
+        let (client, task) = shared.link.dial.dial(config, heard).await?;
+        client.batch_execute(&shared.sql.listen).await?;
+        Ok::<_, Error>((client, task))
+    };
+    let listening = timeout(shared.link.timeout, listening).await;
+    let Ok(Ok((client, mut task))) = listening else {
+        return Err(Unheard);
+    };
     while timeout(PROBED_EVERY, &mut task).await.is_err() {
         let probe = timeout(shared.link.timeout, client.check_connection()).await;
         if !matches!(probe, Ok(Ok(()))) {

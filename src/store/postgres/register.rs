@@ -1,9 +1,12 @@
 //! One row per key as a register.
 
+use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio_postgres::Row;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::Postgres;
 use super::link::Parameters;
@@ -15,7 +18,7 @@ use crate::store::register::{
 impl Register for Postgres {
     async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
         let row = self
-            .row(&self.shared.sql.load, &[&&id.as_bytes()[..]])
+            .row(&self.shared.sql.load, &[&Opaque(id.as_bytes())])
             .await?;
         loaded(&row, 0)
     }
@@ -28,7 +31,7 @@ impl Register for Postgres {
         ends_at_ms: u64,
     ) -> Result<Swapped, Refused> {
         let sql = &self.shared.sql;
-        let (key, bytes) = (&id.as_bytes()[..], &new.bytes[..]);
+        let (key, bytes) = (Opaque(id.as_bytes()), Opaque(&new.bytes));
         let (version, ends_at_ms) = (number(new.version), end(ends_at_ms));
         let row = match expected.map(number) {
             None => {
@@ -64,7 +67,7 @@ impl Register for Postgres {
         let after = from.map_or_else(Bytes::new, |cursor| cursor.0);
         let rows_most = i64::try_from(most).unwrap_or(i64::MAX);
         let shared = &self.shared;
-        let parameters: Parameters<'_> = &[&&after[..], &rows_most];
+        let parameters: Parameters<'_> = &[&Opaque(&after), &rows_most];
         let rows = shared
             .link
             .rows(&shared.sql, &shared.sql.scan, parameters)
@@ -128,6 +131,31 @@ fn loaded(row: &Row, first: usize) -> Result<Loaded, Refused> {
         value,
         now_ms: now_ms.max(0).cast_unsigned(),
     })
+}
+
+/// Bytes of a parameter, whose `Debug` doesn't show them: `tokio_postgres` logs its parameters.
+pub(super) struct Opaque<'a>(pub(super) &'a [u8]);
+
+impl fmt::Debug for Opaque<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl ToSql for Opaque<'_> {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.0.to_sql(ty, out)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <&[u8]>::accepts(ty)
+    }
+
+    to_sql_checked!();
 }
 
 pub(super) fn column<'a, T: tokio_postgres::types::FromSql<'a>>(

@@ -18,7 +18,8 @@ pub(super) struct Sql {
     pub(super) sweep_by: String,
     pub(super) complete: String,
     pub(super) write_outcome: String,
-    pub(super) remove: String,
+    pub(super) put_version: String,
+    pub(super) put_outcome: String,
     pub(super) scan: String,
     pub(super) channel: String,
     pub(super) announce: String,
@@ -53,21 +54,11 @@ impl Sql {
                  ON found.id = $1 AND NOT EXISTS (SELECT 1 FROM put)"
             ),
             sweep: sweep(&name, "(extract(epoch FROM now()) * 1000)::bigint"),
-            sweep_by: sweep(&name, "$1"),
-            complete: format!(
-                "WITH put AS (UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \
-                 WHERE id = $1 AND version = $5 RETURNING 1) SELECT 1 / count(*) FROM put"
-            ),
-            write_outcome: format!(
-                "WITH put AS (INSERT INTO \"{name}\" AS found (id, version, value, ends_at_ms) \
-                 VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET version = excluded.version, \
-                 value = excluded.value, ends_at_ms = excluded.ends_at_ms WHERE found.ends_at_ms <= $5 \
-                 RETURNING 1) SELECT 1 / count(*) FROM put"
-            ),
-            remove: format!(
-                "WITH gone AS (DELETE FROM \"{name}\" WHERE id = $1 AND version = $2 RETURNING 1) \
-                 SELECT count(*) FROM gone"
-            ),
+            sweep_by: sweep(&name, &format!("least($1, {NOW})")),
+            complete: in_transaction(&put_version(&name)),
+            write_outcome: in_transaction(&put_outcome(&name)),
+            put_version: counted(&put_version(&name)),
+            put_outcome: counted(&put_outcome(&name)),
             scan: format!(
                 "SELECT found.id, found.version, found.value, {NOW} FROM \"{name}\" AS found \
                  WHERE found.id > $1 ORDER BY found.id LIMIT $2"
@@ -111,6 +102,48 @@ fn sweep(name: &str, by: &str) -> String {
     format!(
         "WITH gone AS (DELETE FROM \"{name}\" WHERE id IN (SELECT id FROM \"{name}\" WHERE ends_at_ms <= {by} \
          ORDER BY ends_at_ms LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING 1) SELECT count(*) FROM gone"
+    )
+}
+
+/// Replaces the row of a version.
+fn put_version(name: &str) -> String {
+    format!(
+        "WITH put AS (UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \
+         WHERE id = $1 AND version = $5 AND {MARKED} RETURNING 1)",
+        MARKED = is_marked(name),
+    )
+}
+
+/// Writes a row where there is none, or an older one that is over or a fence.
+fn put_outcome(name: &str) -> String {
+    format!(
+        "WITH put AS (INSERT INTO \"{name}\" AS found (id, version, value, ends_at_ms) \
+         SELECT $1::bytea, $2::bigint, $3::bytea, $4::bigint WHERE {MARKED} \
+         ON CONFLICT (id) DO UPDATE SET version = excluded.version, value = excluded.value, \
+         ends_at_ms = excluded.ends_at_ms WHERE found.version < excluded.version \
+         AND (found.ends_at_ms <= $5::bigint OR octet_length(found.value) = 0) RETURNING 1)",
+        MARKED = is_marked(name),
+    )
+}
+
+/// Whether this is the table that the engine knows.
+fn is_marked(name: &str) -> String {
+    format!(
+        "($6::bigint IS NULL OR EXISTS (SELECT 1 FROM \"{name}\" AS mark \
+         WHERE mark.id = decode(repeat('00', 32), 'hex') AND mark.version = $6::bigint))"
+    )
+}
+
+/// Gives how many rows were put.
+fn counted(put: &str) -> String {
+    format!("{put} SELECT count(*) FROM put")
+}
+
+/// Fails where nothing was put, and has the commit wait for the disk.
+fn in_transaction(put: &str) -> String {
+    format!(
+        "{put} SELECT 1 / count(*), CASE WHEN current_setting('synchronous_commit', true) IN ('off', 'local') \
+         THEN set_config('synchronous_commit', 'on', true) END FROM put"
     )
 }
 

@@ -5,33 +5,39 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::Postgres;
-use super::register::{column, end, number};
-use crate::store::register::{RecordId, Refused, Register, Value, Version};
+use super::register::{Opaque, column, end, number};
+use crate::store::register::{RecordId, Refused, Register, Value};
 use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 
 /// Completes a key in the transaction: its row in the register's table, or an outcome in the same sort of table for an engine
-/// with a folder of its own.
+/// with a folder of its own. Give outcomes a [table](super::PostgresBuilder::table) of their own.
 ///
-/// One round trip; the commit waits for the disk. Where another attempt was first, the statement fails and the transaction
-/// can only be rolled back. A transaction that has changed the same row and isn't over yet is waited for.
+/// One round trip; the commit waits for the disk, for which `synchronous_commit` is turned on in this transaction where it is
+/// `off` or `local`. Where another attempt was first, the statement fails and the transaction can only be rolled back; PostgreSQL does that, too, when it
+/// is told to commit, and `tokio_postgres` reports no error then.
+///
+/// A transaction that has changed the same row and isn't over yet is waited for: set `lock_timeout` to bound that. Pass the
+/// outermost transaction, not a savepoint.
 impl Transaction for OwnTransaction<'_> {
     type Database = Postgres;
 
     async fn write(&self, database: &Postgres, row: &OutcomeRow) -> Result<Written, Refused> {
         let sql = &database.shared.sql;
-        let (statement, condition) = match row.replaces {
-            Replaces::Version(version) => (&sql.complete, number(version)),
-            Replaces::Ended(now_ms) => (&sql.write_outcome, end(now_ms)),
+        let statement = match row.replaces {
+            Replaces::Version(_) => &sql.complete,
+            Replaces::Older(_) => &sql.write_outcome,
         };
-        let (id, bytes) = (&row.id.as_bytes()[..], &row.value.bytes[..]);
-        let (version, ends_at_ms) = (number(row.value.version), end(row.ends_at_ms));
-        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
-            (&id, Type::BYTEA),
-            (&version, Type::INT8),
-            (&bytes, Type::BYTEA),
-            (&ends_at_ms, Type::INT8),
-            (&condition, Type::INT8),
+        let columns = Columns::of(row);
+        let types = [
+            Type::BYTEA,
+            Type::INT8,
+            Type::BYTEA,
+            Type::INT8,
+            Type::INT8,
+            Type::INT8,
         ];
+        let values = columns.parameters();
+        let parameters: Vec<_> = values.into_iter().zip(types).collect();
         match self.execute_typed(statement, &parameters).await {
             Ok(_) => Ok(Written::Done),
             // The statement divides by the number of rows that it has written.
@@ -43,14 +49,24 @@ impl Transaction for OwnTransaction<'_> {
         }
     }
 
-    async fn load(database: &Postgres, id: RecordId) -> Result<Option<Value>, Refused> {
-        Ok(Register::load(database, id).await?.value)
+    async fn put(database: &Postgres, row: &OutcomeRow) -> Result<Written, Refused> {
+        let sql = &database.shared.sql;
+        let statement = match row.replaces {
+            Replaces::Version(_) => &sql.put_version,
+            Replaces::Older(_) => &sql.put_outcome,
+        };
+        let columns = Columns::of(row);
+        let row = database.row(statement, &columns.parameters()).await?;
+        let written: i64 = column(&row, 0)?;
+        Ok(if written > 0 {
+            Written::Done
+        } else {
+            Written::Superseded
+        })
     }
 
-    async fn remove(database: &Postgres, id: RecordId, version: Version) -> Result<(), Refused> {
-        let sql = &database.shared.sql.remove;
-        let (id, version) = (&id.as_bytes()[..], number(version));
-        database.row(sql, &[&id, &version]).await.map(drop)
+    async fn load(database: &Postgres, id: RecordId) -> Result<Option<Value>, Refused> {
+        Ok(Register::load(database, id).await?.value)
     }
 
     async fn sweep(database: &Postgres, now_ms: u64) -> Result<u64, Refused> {
@@ -58,5 +74,42 @@ impl Transaction for OwnTransaction<'_> {
         let row = database.row(sql, &[&end(now_ms)]).await?;
         let removed: i64 = column(&row, 0)?;
         Ok(removed.max(0).cast_unsigned())
+    }
+}
+
+/// A row as the statements take it.
+struct Columns<'a> {
+    id: Opaque<'a>,
+    version: i64,
+    bytes: Opaque<'a>,
+    ends_at_ms: i64,
+    condition: i64,
+    mark: Option<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(row: &'a OutcomeRow) -> Self {
+        Self {
+            id: Opaque(row.id.as_bytes()),
+            version: number(row.value.version),
+            bytes: Opaque(&row.value.bytes),
+            ends_at_ms: end(row.ends_at_ms),
+            condition: match row.replaces {
+                Replaces::Version(version) => number(version),
+                Replaces::Older(now_ms) => end(now_ms),
+            },
+            mark: row.mark.map(number),
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
+        [
+            &self.id,
+            &self.version,
+            &self.bytes,
+            &self.ends_at_ms,
+            &self.condition,
+            &self.mark,
+        ]
     }
 }

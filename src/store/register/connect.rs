@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 
+use super::background::Background;
 use super::decider::in_time;
 use super::meta::{self, META};
 use super::{Refused, Register, Version};
@@ -15,7 +16,7 @@ use crate::sync::bounded;
 
 /// A register that answered, and what it said.
 pub(crate) struct Connected<R> {
-    pub(super) runtime: Runtime,
+    pub(super) runtime: Background,
     pub(super) register: R,
     pub(super) secret: Secret,
     pub(super) timeline: Timeline,
@@ -29,14 +30,7 @@ pub(crate) fn connect<R: Register>(
     pepper: Option<Pepper>,
     clock: Arc<dyn Clock>,
 ) -> Result<Connected<R>> {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("onceward-register")
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Error::with_source(ErrorKind::Io, "the store's thread can't be started", error)
-        })?;
+    let runtime = Background::start("onceward-register")?;
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| {
         let error = std::io::Error::other(error);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
@@ -12,7 +13,7 @@ use super::replies::{Replies, Since};
 use super::running::Running;
 use super::server_time::ServerTime;
 use super::versions::Versions;
-use super::{Loaded, RecordId, Refused, Register, Swapped, Value, Version};
+use super::{Loaded, RecordId, Register, Swapped, Value, Version};
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Grant, Verdict};
 use crate::error::{Error, ErrorKind, Result};
@@ -86,6 +87,10 @@ impl<R: Register> Decider<R> {
         let digest = request.digest;
         let forgets = matches!(request.command, Command::Forget);
         let result = self.in_time(self.carry_out_now(request)).await;
+        if !matches!(result, Ok(Ok(_))) {
+            // It may have been changed, and nobody here knows to what.
+            self.own.lock().remove(&digest);
+        }
         if forgets {
             // What a begin has read before must not be kept after.
             self.replies.forget(&digest);
@@ -105,14 +110,15 @@ impl<R: Register> Decider<R> {
             command,
             ..
         } = request;
+        let since = self.replies.since();
         let view = self.first_view(&digest, &command).await?;
-        let (verdict, is_behind) = self.settle(&key, digest, &command, view).await?;
+        let (verdict, is_behind) = self.settle(&key, digest, &command, view, since).await?;
         let Some(renewal) = renewal(&command, &verdict).filter(|_| is_behind) else {
             return Ok(verdict);
         };
         // The machine has slept, say: the lease would end too early by so much.
         let view = self.first_view(&digest, &renewal).await?;
-        let (renewed, _) = self.settle(&key, digest, &renewal, view).await?;
+        let (renewed, _) = self.settle(&key, digest, &renewal, view, since).await?;
         match (verdict, renewed) {
             (Verdict::Proceed(grant), Verdict::Renewed { lease_until }) => {
                 Ok(Verdict::Proceed(Grant {
@@ -132,8 +138,8 @@ impl<R: Register> Decider<R> {
         digest: Digest,
         command: &Command,
         mut view: View,
+        since: Since,
     ) -> Result<(Verdict, bool)> {
-        let since = self.replies.since();
         for _ in 0..MOST_DECISIONS {
             let held = view.value.as_ref().map(|value| Held::of(value, &digest));
             let held = held.transpose()?;
@@ -197,24 +203,42 @@ impl<R: Register> Decider<R> {
     }
 
     pub(super) async fn load(&self, digest: Digest) -> Result<View> {
-        let asked = self.time.asking();
-        let loaded = self.register.load(RecordId(digest)).await;
-        let loaded = loaded.map_err(Refused::into_error)?;
-        self.time.learn(asked, Timestamp(loaded.now_ms));
-        Ok(loaded.into())
+        let mut pauses = self.pauses();
+        loop {
+            let asked = self.time.asking();
+            match self.register.load(RecordId(digest)).await {
+                Ok(loaded) => {
+                    self.time.learn(asked, Timestamp(loaded.now_ms));
+                    return Ok(loaded.into());
+                }
+                Err(refused) => match pauses.next().filter(|_| refused.is_unknown) {
+                    Some(pause) => sleep(pause).await,
+                    None => return Err(refused.into_error()),
+                },
+            }
+        }
+    }
+
+    /// How long is waited before an answer that got lost is asked for again, each time.
+    fn pauses(&self) -> impl Iterator<Item = Duration> + use<R> {
+        let first = self.register.timeout() / PAUSES;
+        (1..MOST_TRIES).scan(first, |next, _| {
+            let pause = *next;
+            *next *= 4;
+            Some(pause)
+        })
     }
 
     async fn swap(&self, digest: Digest, expected: Option<Version>, new: &New) -> Result<Made> {
-        let mut unknown = None;
-        let mut pause = self.register.timeout() / PAUSES;
-        for tries_left in (0..MOST_TRIES).rev() {
+        let (mut may_be_made, mut pauses) = (false, self.pauses());
+        loop {
             let asked = self.time.asking();
             let (value, ends_at_ms) = (new.value.clone(), new.ends_at.0);
             let swapped = self
                 .register
                 .swap(RecordId(digest), expected, value, ends_at_ms)
                 .await;
-            match swapped {
+            let refused = match swapped {
                 Ok(Swapped::Done { now_ms }) => {
                     let asked_at = self.time.learn(asked, Timestamp(now_ms));
                     return Ok(Made::Done { asked_at });
@@ -229,21 +253,17 @@ impl<R: Register> Decider<R> {
                         Made::Not(found.into())
                     });
                 }
-                Err(refused) if unknown.is_none() && !refused.is_unknown => {
-                    return Err(refused.into_error());
-                }
-                Err(refused) => unknown = Some(refused),
+                Err(refused) => refused,
+            };
+            may_be_made |= refused.is_unknown;
+            if !may_be_made {
+                return Err(refused.into_error());
             }
-            if tries_left > 0 {
-                sleep(pause).await;
-                pause *= 4;
+            match pauses.next() {
+                Some(pause) => sleep(pause).await,
+                None => return Err(unknown_outcome(refused.cause)),
             }
         }
-        Err(unknown_outcome(
-            unknown
-                .unwrap_or_else(|| unreachable!("it was tried"))
-                .cause,
-        ))
     }
 
     pub(super) fn context(&self, view: &View, last_token: u64) -> Context {

@@ -40,10 +40,16 @@ impl<R: Register> Decider<R> {
             return Ok(Ok(OutcomeRow {
                 id: RecordId(digest),
                 replaces: Replaces::Version(expected),
+                mark: None,
                 value: new.value,
                 ends_at_ms: new.ends_at.0,
             }));
         }
+    }
+
+    /// Is told that a draft fitted nothing.
+    pub(super) fn mistaken(&self, digest: &Digest) {
+        self.own.lock().remove(digest);
     }
 
     /// Is told that a transaction of the caller's has completed a key.

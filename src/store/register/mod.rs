@@ -84,6 +84,7 @@
 //! With the feature `testkit`, `onceward::testkit::conformance` tests that a backend does all that is expected of it, and
 //! `onceward::testkit::Local` is such a register in this process, for tests.
 
+mod background;
 mod connect;
 mod decider;
 mod draft;
@@ -108,6 +109,8 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind};
 use crate::secret::Digest;
 
+#[cfg(feature = "register")]
+pub(crate) use background::Background;
 pub(crate) use connect::connect;
 pub(crate) use replies::Caching;
 pub(crate) use store::RegisterStore;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 
+use super::background::Background;
 use super::connect::{Connected, waited_in};
 use super::decider::Decider;
 use super::news::{self, News};
@@ -38,7 +39,7 @@ pub(crate) struct RegisterStore<R> {
     access: Access<R>,
     meters: Meters,
     /// `None` once the store is closed.
-    runtime: Mutex<Option<Runtime>>,
+    runtime: Mutex<Option<Background>>,
 }
 
 /// A way to the register for callers that wait.
@@ -170,10 +171,11 @@ impl<R: Register> Store for RegisterStore<R> {
         });
     }
 
-    fn in_flight(&self) -> Vec<Arc<Stored>> {
-        let live = self.live().flatten().filter_map(Result::ok);
-        let in_flight = live.filter(|stored| matches!(stored.record, Record::InFlight(_)));
-        in_flight.map(Arc::new).collect()
+    fn in_flight(&self) -> Result<Vec<Arc<Stored>>> {
+        let is_in_flight = |stored: &Stored| matches!(stored.record, Record::InFlight(_));
+        let live = self.live().flatten();
+        let in_flight = live.filter(|stored| stored.as_ref().map_or(true, is_in_flight));
+        in_flight.map(|stored| stored.map(Arc::new)).collect()
     }
 
     fn sweep(&self) -> Result<Swept> {
@@ -253,6 +255,10 @@ impl<R: Register> Store for RegisterStore<R> {
         }))
     }
 
+    fn mistaken(&self, digest: &Digest) {
+        self.access.shared.mistaken(digest);
+    }
+
     fn confirmed(&self, digest: &Digest) {
         self.access.shared.confirmed(digest);
     }
@@ -266,8 +272,7 @@ impl<R: Register> Store for RegisterStore<R> {
 
     fn close(&self) -> Result<()> {
         self.access.shared.running.close();
-        if let Some(runtime) = self.runtime.lock().take() {
-            runtime.shutdown_background();
+        if self.runtime.lock().take().is_some() {
             self.access.shared.observer.stopped();
         }
         Ok(())

@@ -450,7 +450,7 @@ fn everything_can_be_walked_through_though_it_takes_several_pages() {
     let exported: Vec<_> = node.0.export().flatten().collect();
     assert_eq!(exported.len(), 2_500);
     assert!(exported.iter().all(Result::is_ok));
-    assert_eq!(node.0.in_flight().len(), 1_250);
+    assert_eq!(node.0.in_flight().unwrap().len(), 1_250);
     let found = node.0.verify(&mut |_| ()).unwrap();
     assert_eq!((found.entries, found.is_sound()), (2_500, true));
     clock.advance(RETENTION);

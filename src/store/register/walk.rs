@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::record::Stored;
 
-const PAGE: usize = 1_000;
+const PAGE: usize = 200;
 
 /// One cell's record, or what is wrong with it.
 pub(super) struct Walked {

@@ -11,11 +11,25 @@
 //!   at open, and before a lapsed lease is granted again, so that a crash between the commit and the confirmation ends in a
 //!   replay.
 //!
-//! The first outcome of a key wins. The transaction of an attempt that comes late can't commit: its connection or its
-//! transaction is brought into a state in which a commit fails.
+//! The first outcome of a key wins. The transaction of an attempt that comes late can't commit: it is brought into a state in
+//! which only a rollback is possible. Nor can one whose key was completed, forgotten or resolved meanwhile by others.
 //!
 //! This is exactly once for what the transaction changes, and for nothing else: a mail that is sent in it is sent again by the
 //! next attempt, if the transaction rolls back.
+//!
+//! # What is up to the caller
+//!
+//! - The whole transaction: pass the outermost one. Rolling back to a savepoint takes the reply along, and what keeps a late
+//!   transaction from committing, too.
+//! - The commit: [`confirm`](crate::Uncommitted::confirm) after it has returned without an error. PostgreSQL answers the commit of a transaction in which a
+//!   statement has failed by rolling back, and `tokio_postgres` reports no error then; so don't go on after one. `confirm` notices
+//!   where an outcome isn't there.
+//! - How durable it is: redb's `Durability::None`, or a standby that isn't synchronous and is promoted, can lose a commit whose
+//!   reply the engine has kept.
+//! - How long it takes: an attempt whose predecessor's transaction is open waits for that one in `complete_in`. Set
+//!   `lock_timeout` on PostgreSQL. With redb, no engine call that may settle a key ([`Guard::complete`](crate::Guard::complete) of a later attempt, `forget`,
+//!   `resolve`, `sweep`) may be waited for by a thread that has a write transaction open: it would wait for itself, and fails after
+//!   5 seconds.
 //!
 //! # Databases
 //!
@@ -31,13 +45,14 @@ use super::register::{RecordId, Refused, Value, Version};
 
 /// A transaction of the caller's database, in which an outcome can be written.
 ///
-/// An outcome is one row of a table of its own: an id, a version, bytes, and when it ends.
+/// An outcome is one row of a table of its own: an id, a version, bytes, and when it ends. A row without bytes is a *fence*: it
+/// keeps earlier attempts at the key from committing, and says nothing else.
 pub trait Transaction {
     /// The same database, for reads and clean-up outside of any transaction of the caller's.
     type Database: Send + Sync + 'static;
 
-    /// Writes an outcome, if it may replace what is there. If not, it must also see to it that this transaction can't
-    /// commit any more.
+    /// Writes a row, if it may replace what is there, and if the row's [mark](OutcomeRow::mark) is there. If not, it must
+    /// also see to it that this transaction can't commit any more.
     ///
     /// The row has to be locked, or the check repeated at the commit, so that of two transactions only one can commit.
     fn write(
@@ -46,20 +61,20 @@ pub trait Transaction {
         row: &OutcomeRow,
     ) -> impl Future<Output = Result<Written, Refused>>;
 
-    /// Reads what was committed under an id, though it has ended.
+    /// Does the same in a transaction of its own, on the disk once this returns. A row that may not be replaced stays as it is.
     ///
-    /// This and what follows is called in a tokio runtime of the engine's own.
+    /// It has to wait for a transaction that has written the same row and isn't over, or fail. This and what follows is
+    /// called in a tokio runtime of the engine's own.
+    fn put(
+        database: &Self::Database,
+        row: &OutcomeRow,
+    ) -> impl Future<Output = Result<Written, Refused>> + Send;
+
+    /// Reads what was committed under an id, though it has ended.
     fn load(
         database: &Self::Database,
         id: RecordId,
     ) -> impl Future<Output = Result<Option<Value>, Refused>> + Send;
-
-    /// Removes what is there under an id, if it has that version.
-    fn remove(
-        database: &Self::Database,
-        id: RecordId,
-        version: Version,
-    ) -> impl Future<Output = Result<(), Refused>> + Send;
 
     /// Removes some rows that have ended by then, in milliseconds since 1970; gives how many. It is called until there are
     /// none.
@@ -77,6 +92,9 @@ pub struct OutcomeRow {
     pub id: RecordId,
     /// What it may replace.
     pub replaces: Replaces,
+    /// The version of the row under the id of 32 zeros, which says that this is the database that the engine knows. `None` if
+    /// it needn't be there.
+    pub mark: Option<Version>,
     /// What is to be there.
     pub value: Value,
     /// From when on it may be removed, in milliseconds since 1970.
@@ -87,8 +105,9 @@ pub struct OutcomeRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)] // A backend has to know both.
 pub enum Replaces {
-    /// Nothing, or what has ended by then, in milliseconds since 1970.
-    Ended(u64),
+    /// Nothing; or a row whose version is a lower number, and which has ended by then, in milliseconds since 1970, or has no
+    /// bytes.
+    Older(u64),
     /// The row of this version, in the table of a [register](crate::register) on the same database.
     Version(Version),
 }

@@ -13,12 +13,15 @@ use crate::store::register::{RecordId, Refused, Value, Version};
 
 /// Version, end in milliseconds since 1970, bytes.
 type Row = (u64, u64, &'static [u8]);
+type Rows<'a> = Table<'a, &'static [u8; 32], Row>;
 
 const OUTCOMES: TableDefinition<'_, &[u8; 32], Row> = TableDefinition::new("onceward_outcomes");
+/// Is never committed.
+const POISON: TableDefinition<'_, (), ()> = TableDefinition::new("onceward_poison");
 /// How many rows a sweep removes in one transaction.
 const SWEPT_AT_ONCE: usize = 1_000;
 
-/// Keeps outcomes in the table `onceward_outcomes` of the same database, which is made when it is first needed.
+/// Keeps outcomes in the table `onceward_outcomes` of the same database, which is made when the engine opens.
 ///
 /// [`write`](Transaction::write) doesn't wait for the disk; the caller's commit does. Where an outcome is superseded, the
 /// commit fails with `TransactionPoisoned`, and the next write transaction may begin.
@@ -30,38 +33,25 @@ impl Transaction for WriteTransaction {
     type Database = Arc<Database>;
 
     async fn write(&self, _: &Arc<Database>, row: &OutcomeRow) -> Result<Written, Refused> {
-        let mut table = self.open_table(OUTCOMES).map_err(Refused::unchanged)?;
-        let found = table.get(row.id.as_bytes()).map_err(Refused::unchanged)?;
-        let found = found.map(|found| {
-            let (version, ends_at_ms, _) = found.value();
-            (Version::from_bits(version), ends_at_ms)
-        });
-        let may_replace = match (row.replaces, found) {
-            (Replaces::Ended(_), None) => true,
-            (Replaces::Ended(now_ms), Some((_, ends_at_ms))) => ends_at_ms <= now_ms,
-            (Replaces::Version(expected), found) => {
-                found.is_some_and(|(version, _)| version == expected)
-            }
-        };
-        if !may_replace {
-            if found.is_none() {
-                let nothing = (0, 0, &[][..]);
-                table
-                    .insert(row.id.as_bytes(), nothing)
-                    .map_err(Refused::unchanged)?;
-            }
-            poison(table, row.id);
-            return Ok(Written::Superseded);
+        let written = written(self, row);
+        if !matches!(written, Ok(Written::Done)) {
+            poison(self);
         }
-        let value = (
-            row.value.version.to_bits(),
-            row.ends_at_ms,
-            &row.value.bytes[..],
-        );
-        table
-            .insert(row.id.as_bytes(), value)
-            .map_err(Refused::unchanged)?;
-        Ok(Written::Done)
+        written.map_err(Refused::unchanged)
+    }
+
+    async fn put(database: &Arc<Database>, row: &OutcomeRow) -> Result<Written, Refused> {
+        let (database, row) = (Arc::clone(database), row.clone());
+        blocking(move || {
+            let transaction = database.begin_write()?;
+            let written = written(&transaction, &row)?;
+            match written {
+                Written::Done => transaction.commit()?,
+                Written::Superseded => transaction.abort()?,
+            }
+            Ok(written)
+        })
+        .await
     }
 
     async fn load(database: &Arc<Database>, id: RecordId) -> Result<Option<Value>, Refused> {
@@ -80,26 +70,6 @@ impl Transaction for WriteTransaction {
                     bytes: Bytes::copy_from_slice(bytes),
                 }
             }))
-        })
-        .await
-    }
-
-    async fn remove(
-        database: &Arc<Database>,
-        id: RecordId,
-        version: Version,
-    ) -> Result<(), Refused> {
-        let database = Arc::clone(database);
-        blocking(move || {
-            let transaction = database.begin_write()?;
-            {
-                let mut table = transaction.open_table(OUTCOMES)?;
-                let found = table.get(id.as_bytes())?.map(|row| row.value().0);
-                if found == Some(version.to_bits()) {
-                    table.remove(id.as_bytes())?;
-                }
-            }
-            Ok(transaction.commit()?)
         })
         .await
     }
@@ -131,21 +101,58 @@ impl Transaction for WriteTransaction {
     }
 }
 
+fn written(transaction: &WriteTransaction, row: &OutcomeRow) -> Result<Written, redb::Error> {
+    let mut table = transaction.open_table(OUTCOMES)?;
+    if !may_be_written(&table, row)? {
+        return Ok(Written::Superseded);
+    }
+    let value = (
+        row.value.version.to_bits(),
+        row.ends_at_ms,
+        &row.value.bytes[..],
+    );
+    table.insert(row.id.as_bytes(), value)?;
+    Ok(Written::Done)
+}
+
+fn may_be_written(table: &Rows<'_>, row: &OutcomeRow) -> Result<bool, redb::Error> {
+    if let Some(mark) = row.mark {
+        let found = table.get(&[0; 32])?.map(|row| row.value().0);
+        if found != Some(mark.to_bits()) {
+            return Ok(false);
+        }
+    }
+    let found = table.get(row.id.as_bytes())?;
+    let found = found.as_ref().map(redb::AccessGuard::value);
+    Ok(match (row.replaces, found) {
+        (Replaces::Older(_), None) => true,
+        (Replaces::Older(now_ms), Some((version, ends_at_ms, bytes))) => {
+            version < row.value.version.to_bits() && (ends_at_ms <= now_ms || bytes.is_empty())
+        }
+        (Replaces::Version(expected), found) => {
+            found.is_some_and(|(version, ..)| version == expected.to_bits())
+        }
+    })
+}
+
 /// Keeps the transaction from committing: redb's rule for one in which an operation on an existing row has panicked.
 #[cfg(panic = "unwind")]
-fn poison(mut table: Table<'_, &[u8; 32], Row>, id: RecordId) {
+fn poison(transaction: &WriteTransaction) {
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-    let row = id.as_bytes()..=id.as_bytes();
-    // Resumed rather than panicked, so that no hook reports it.
-    let poisoning = || table.retain_in::<&[u8; 32], _>(row, |_, _| resume_unwind(Box::new(())));
+    let poisoning = || {
+        let mut table = transaction.open_table(POISON).ok()?;
+        table.insert((), ()).ok()?;
+        // Resumed rather than panicked, so that no hook reports it.
+        table.retain(|(), ()| resume_unwind(Box::new(()))).ok()
+    };
     drop(catch_unwind(AssertUnwindSafe(poisoning)));
 }
 
 /// Keeps the transaction from committing: redb's rule for one with a table that was never closed.
 #[cfg(not(panic = "unwind"))]
-fn poison(table: Table<'_, &[u8; 32], Row>, _: RecordId) {
-    std::mem::forget(table);
+fn poison(transaction: &WriteTransaction) {
+    std::mem::forget(transaction.open_table(POISON));
 }
 
 /// Some rows that have ended. They are looked for in a read transaction, which holds up nobody.
