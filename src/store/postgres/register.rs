@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 
 use super::Postgres;
+use super::failure::is_locked;
 use super::link::Parameters;
 use super::news;
 use crate::store::register::{
@@ -30,15 +31,20 @@ impl Register for Postgres {
         let sql = &self.shared.sql;
         let (key, bytes) = (&id.as_bytes()[..], &new.bytes[..]);
         let (version, ends_at_ms) = (number(new.version), end(ends_at_ms));
-        let row = match expected.map(number) {
+        let put = match expected.map(number) {
             None => {
                 self.row(&sql.insert, &[&key, &version, &bytes, &ends_at_ms])
-                    .await?
+                    .await
             }
             Some(expected) => {
                 let parameters: Parameters<'_> = &[&key, &version, &bytes, &ends_at_ms, &expected];
-                self.row(&sql.update, parameters).await?
+                self.row(&sql.update, parameters).await
             }
+        };
+        let row = match put {
+            Ok(row) => row,
+            Err(refused) if is_locked(&refused) => return self.locked(id, expected, refused).await,
+            Err(refused) => return Err(refused),
         };
         let is_done: Option<i32> = column(&row, 0)?;
         let found = loaded(&row, 1)?;
@@ -103,6 +109,20 @@ impl Register for Postgres {
 }
 
 impl Postgres {
+    /// A transaction of somebody's has changed the row and isn't over: what was there before it is enough to refuse.
+    async fn locked(
+        &self,
+        id: RecordId,
+        expected: Option<Version>,
+        refused: Refused,
+    ) -> Result<Swapped, Refused> {
+        let found = self.load(id).await?;
+        if found.value.as_ref().map(|value| value.version) == expected {
+            return Err(refused);
+        }
+        Ok(Swapped::Mismatch(found))
+    }
+
     pub(super) async fn row(
         &self,
         statement: &str,
