@@ -59,7 +59,10 @@ impl Builder {
             on_abandon: self.on_abandon,
             keeps_keys: self.keeps_keys,
         };
-        let found = block_on(reconciler.reconcile_all());
+        let found = block_on(async {
+            reconciler.outcomes.prepare().await?;
+            reconciler.reconcile_all().await
+        });
         found.inspect_err(|_| reconciler.outcomes.stop())?;
         Ok(Some(Arc::new(reconciler)))
     }
@@ -123,6 +126,12 @@ impl<T: Transaction> Opened<T> {
 }
 
 impl<T: Transaction + 'static> Outcomes for Opened<T> {
+    fn prepare(&self) -> Later<()> {
+        let database = Arc::clone(&self.database);
+        let prepared = self.ask(async move { T::prepare(&database).await });
+        Box::pin(async move { prepared.await.unwrap_or_else(|_| Err(Error::closed())) })
+    }
+
     fn load(&self, digest: &Digest) -> Later<Option<Found>> {
         let (database, digest) = (Arc::clone(&self.database), *digest);
         let loaded = self.ask(async move { T::load(&database, RecordId(digest)).await });

@@ -27,6 +27,10 @@ const ASKED_AT_ONCE: usize = 64;
 
 /// The outcomes in the caller's database.
 pub(super) trait Outcomes: Send + Sync + fmt::Debug {
+    /// Sees to what transactions need to find there.
+    #[cfg_attr(not(feature = "register"), allow(dead_code))] // Nothing is opened without the feature.
+    fn prepare(&self) -> Later<()>;
+
     fn load(&self, digest: &Digest) -> Later<Option<Found>>;
 
     fn remove(&self, digest: &Digest, found: &Found) -> Later<()>;

@@ -12,3 +12,4 @@ mod on_postgres;
 mod on_redis;
 mod shared;
 mod start;
+mod transactions;

@@ -122,6 +122,11 @@ impl Link {
         unreachable!("the last try returns")
     }
 
+    /// Sees to it that the table is there.
+    pub(super) async fn contact(&self, sql: &Sql) -> Result<(), Refused> {
+        self.lend(sql).await.map(Lent::give_back)
+    }
+
     async fn lend(&self, sql: &Sql) -> Result<Lent, Refused> {
         let pooled = self.pool.get().await.map_err(Refused::unchanged)?;
         let lent = Lent(Some(pooled));

@@ -17,6 +17,10 @@ use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 impl Transaction for OwnTransaction<'_> {
     type Database = Postgres;
 
+    async fn prepare(database: &Postgres) -> Result<(), Refused> {
+        database.shared.link.contact(&database.shared.sql).await
+    }
+
     async fn write(&self, database: &Postgres, row: &OutcomeRow) -> Result<Written, Refused> {
         let sql = &database.shared.sql;
         let (statement, condition) = match row.replaces {

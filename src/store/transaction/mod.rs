@@ -36,6 +36,13 @@ pub trait Transaction {
     /// The same database, for reads and clean-up outside of any transaction of the caller's.
     type Database: Send + Sync + 'static;
 
+    /// Sees to what outcomes need, such as a table, so that a transaction finds it. Called when the engine opens, which fails if
+    /// this does. Does nothing by default.
+    fn prepare(database: &Self::Database) -> impl Future<Output = Result<(), Refused>> + Send {
+        let _ = database;
+        std::future::ready(Ok(()))
+    }
+
     /// Writes an outcome, if it may replace what is there. If not, it must also see to it that this transaction can't
     /// commit any more.
     ///
@@ -48,7 +55,7 @@ pub trait Transaction {
 
     /// Reads what was committed under an id, though it has ended.
     ///
-    /// This and what follows is called in a tokio runtime of the engine's own.
+    /// This, what follows and [`prepare`](Transaction::prepare) is called in a tokio runtime of the engine's own.
     fn load(
         database: &Self::Database,
         id: RecordId,

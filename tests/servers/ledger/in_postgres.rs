@@ -94,7 +94,7 @@ async fn make(
         Err(refused) => {
             // Whoever ignores the error must do no harm. PostgreSQL rolls back, and says so in words that nobody reads.
             transaction.commit().await.unwrap();
-            return Made::Refused(refused.kind());
+            return Made::refused(refused);
         }
     };
     fate.meets(Moment::BeforeCommit, random);

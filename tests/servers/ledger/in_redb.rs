@@ -67,7 +67,7 @@ impl Bank for InRedb {
             Err(refused) => {
                 // Whoever ignores the error must do no harm.
                 transaction.commit().unwrap_err();
-                return Made::Refused(refused.kind());
+                return Made::refused(refused);
             }
         };
         fate.meets(Moment::BeforeCommit, random);

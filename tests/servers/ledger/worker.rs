@@ -1,13 +1,14 @@
 //! A process that makes transfers until it dies or all are made.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::io::stdin;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use onceward::postgres::Postgres;
-use onceward::{Builder, Engine, ErrorKind, Guard, Outcome, Reply};
+use onceward::{Builder, CompleteError, Engine, Guard, Outcome, Reply};
 use tokio_postgres::Transaction;
 
 use super::LEASE;
@@ -32,9 +33,18 @@ pub(super) enum Made {
     Confirmed(Reply),
     /// It was committed, and the engine doesn't know.
     Unconfirmed,
-    Refused(ErrorKind),
+    Refused(String),
     /// It isn't known whether it was committed.
     Failed(String),
+}
+
+impl Made {
+    pub(super) fn refused(refused: CompleteError) -> Self {
+        let error = refused.into_parts().2;
+        let causes = std::iter::successors(error.source(), |&error| error.source());
+        let last = causes.last().map(ToString::to_string);
+        Self::Refused(format!("{:?} {}", error.kind(), last.unwrap_or_default()))
+    }
 }
 
 fn builder() -> Builder {
@@ -120,7 +130,7 @@ fn call(engine: &Engine, bank: &mut impl Bank, numbers: &[u64], caller: usize) {
                         continue;
                     }
                     Made::Unconfirmed => {}
-                    Made::Refused(kind) => say(&format!("refused {kind:?}")),
+                    Made::Refused(why) => say(&format!("refused {why}")),
                     Made::Failed(why) => say(&format!("failed {why}")),
                 }
             }
