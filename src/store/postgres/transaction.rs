@@ -12,8 +12,13 @@ use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 /// Completes a key in the transaction: its row in the register's table, or an outcome in the same sort of table for an engine
 /// with a folder of its own.
 ///
-/// One round trip; the commit waits for the disk. Where another attempt was first, the statement fails and the transaction
-/// can only be rolled back. A transaction that has changed the same row and isn't over yet is waited for.
+/// One round trip; the commit waits for the disk. A transaction that has changed the same row and isn't over yet is waited for.
+/// Until this one is over, a begin of the same key on another node waits for it up to a second.
+///
+/// Where another attempt was first, the statement fails, and PostgreSQL rolls back whatever it is told:
+/// [`commit`](OwnTransaction::commit) then gives no error, since this client library doesn't look at what the server answers. Go by
+/// the error of [`complete_in_async`](crate::Guard::complete_in_async). In a savepoint, that fails as far as the savepoint only: make
+/// the effect in the same one, or none.
 impl Transaction for OwnTransaction<'_> {
     type Database = Postgres;
 

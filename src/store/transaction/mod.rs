@@ -11,8 +11,8 @@
 //!   at open, and before a lapsed lease is granted again, so that a crash between the commit and the confirmation ends in a
 //!   replay.
 //!
-//! The first outcome of a key wins. The transaction of an attempt that comes late can't commit: its connection or its
-//! transaction is brought into a state in which a commit fails.
+//! The first outcome of a key wins. The transaction of an attempt that comes late can't commit: it is brought into a state in
+//! which the database rolls it back whatever it is told.
 //!
 //! This is exactly once for what the transaction changes, and for nothing else: a mail that is sent in it is sent again by the
 //! next attempt, if the transaction rolls back.
