@@ -13,7 +13,8 @@ use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 /// with a folder of its own.
 ///
 /// One round trip; the commit waits for the disk. A transaction that has changed the same row and isn't over yet is waited for.
-/// Until this one is over, a begin of the same key on another node waits for it up to a second.
+/// Until this one is over, a begin of the same key on another node waits for it up to a second. Of a pool's wrapper, such as
+/// deadpool's, give what is in it: `&*transaction`.
 ///
 /// Where another attempt was first, the statement fails, and PostgreSQL rolls back whatever it is told:
 /// [`commit`](OwnTransaction::commit) then gives no error, since this client library doesn't look at what the server answers. Go by
