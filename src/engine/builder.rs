@@ -192,7 +192,7 @@ impl Builder {
     /// [`transaction`](crate::transaction).
     ///
     /// Use the same database, or none, for as long as the folder lives: without it, what was committed and not confirmed is run
-    /// again. Opening fails while the database doesn't answer and an attempt is unsettled. The outcomes' bytes aren't
+    /// again. Opening fails while the database doesn't answer. The outcomes' bytes aren't
     /// [encrypted](Builder::encryption) by the engine. Not for a register, which has its rows in a database already.
     ///
     /// ```no_run

@@ -7,12 +7,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod kills;
+mod ledger;
 mod node;
 mod nodes;
 mod on_postgres;
 mod on_redis;
 mod shared;
 mod start;
+mod transactions;
 
 use onceward::{Fingerprint, Key};
 

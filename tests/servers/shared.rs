@@ -9,6 +9,7 @@ use onceward::register::{
 };
 
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant)] // There are few of them.
 pub(crate) enum Shared {
     Postgres(Postgres),
     Redis(Redis),

@@ -62,3 +62,9 @@ impl Failure {
         }
     }
 }
+
+/// Whether a row was waited for in vain that a transaction has changed.
+pub(super) fn is_locked(refused: &Refused) -> bool {
+    let error = refused.cause().downcast_ref::<Error>();
+    error.and_then(Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}

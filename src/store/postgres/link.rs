@@ -23,7 +23,8 @@ use crate::store::register::Refused;
 const MOST_TRIES: u32 = 8;
 /// The pause before the second try; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-/// How long a statement waits for a row that a transaction of somebody's has changed and not yet committed.
+/// How long a statement waits for a row that a transaction of somebody's has changed and not yet committed. A call may have to
+/// do so more than once.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// A connection of the pool's, and its prepared statements.
@@ -146,7 +147,7 @@ impl Link {
 
 /// What holds on every connection: a commit is on the disk, and nothing waits for longer than whoever asked.
 fn session(timeout: Duration) -> String {
-    let lock_wait = LOCK_WAIT.min(timeout / 2);
+    let lock_wait = LOCK_WAIT.min(timeout / 4);
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; \
          SELECT set_config('synchronous_commit', 'on', false) \

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::Postgres;
+use super::failure::is_locked;
 use super::link::Parameters;
 use super::news;
 use crate::store::register::{
@@ -33,15 +34,20 @@ impl Register for Postgres {
         let sql = &self.shared.sql;
         let (key, bytes) = (Opaque(id.as_bytes()), Opaque(&new.bytes));
         let (version, ends_at_ms) = (number(new.version), end(ends_at_ms));
-        let row = match expected.map(number) {
+        let put = match expected.map(number) {
             None => {
                 self.row(&sql.insert, &[&key, &version, &bytes, &ends_at_ms])
-                    .await?
+                    .await
             }
             Some(expected) => {
                 let parameters: Parameters<'_> = &[&key, &version, &bytes, &ends_at_ms, &expected];
-                self.row(&sql.update, parameters).await?
+                self.row(&sql.update, parameters).await
             }
+        };
+        let row = match put {
+            Ok(row) => row,
+            Err(refused) if is_locked(&refused) => return self.locked(id, expected, refused).await,
+            Err(refused) => return Err(refused),
         };
         let is_done: Option<i32> = column(&row, 0)?;
         let found = loaded(&row, 1)?;
@@ -106,6 +112,20 @@ impl Register for Postgres {
 }
 
 impl Postgres {
+    /// A transaction of somebody's has changed the row and isn't over: what was there before it is enough to refuse.
+    async fn locked(
+        &self,
+        id: RecordId,
+        expected: Option<Version>,
+        refused: Refused,
+    ) -> Result<Swapped, Refused> {
+        let found = self.load(id).await?;
+        if found.value.as_ref().map(|value| value.version) == expected {
+            return Err(refused);
+        }
+        Ok(Swapped::Mismatch(found))
+    }
+
     pub(super) async fn row(
         &self,
         statement: &str,

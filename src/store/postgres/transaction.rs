@@ -13,11 +13,13 @@ use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 /// with a folder of its own. Give outcomes a [table](super::PostgresBuilder::table) of their own.
 ///
 /// One round trip; the commit waits for the disk, for which `synchronous_commit` is turned on in this transaction where it is
-/// `off` or `local`. Where another attempt was first, the statement fails and the transaction can only be rolled back; PostgreSQL does that, too, when it
-/// is told to commit, and `tokio_postgres` reports no error then.
+/// `off` or `local`. A transaction that has changed the same row and isn't over yet is waited for: set `lock_timeout` to bound
+/// that. Until this one is over, a begin of the same key on another node waits for it up to a second. Of a pool's wrapper,
+/// such as deadpool's, give what is in it: `&*transaction`; and the outermost transaction, not a savepoint.
 ///
-/// A transaction that has changed the same row and isn't over yet is waited for: set `lock_timeout` to bound that. Pass the
-/// outermost transaction, not a savepoint.
+/// Where another attempt was first, the statement fails, and PostgreSQL rolls back whatever it is told:
+/// [`commit`](OwnTransaction::commit) then gives no error, since this client library doesn't look at what the server answers. Go by
+/// the error of [`complete_in_async`](crate::Guard::complete_in_async).
 impl Transaction for OwnTransaction<'_> {
     type Database = Postgres;
 

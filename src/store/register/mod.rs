@@ -259,6 +259,11 @@ impl Refused {
     }
 
     /// What the backend said.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn cause(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.cause
+    }
+
     pub(crate) fn into_cause(self) -> Box<dyn std::error::Error + Send + Sync> {
         self.cause
     }

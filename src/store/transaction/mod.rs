@@ -12,7 +12,8 @@
 //!   replay.
 //!
 //! The first outcome of a key wins. The transaction of an attempt that comes late can't commit: it is brought into a state in
-//! which only a rollback is possible. Nor can one whose key was completed, forgotten or resolved meanwhile by others.
+//! which the database rolls it back whatever it is told. Nor can one commit whose key was completed, forgotten or resolved
+//! meanwhile by others.
 //!
 //! This is exactly once for what the transaction changes, and for nothing else: a mail that is sent in it is sent again by the
 //! next attempt, if the transaction rolls back.

@@ -1,0 +1,148 @@
+//! A process that makes transfers until it dies or all are made.
+
+use std::collections::VecDeque;
+use std::error::Error as _;
+use std::io::stdin;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use onceward::postgres::Postgres;
+use onceward::{Builder, CompleteError, Engine, Guard, Outcome, Reply};
+use tokio_postgres::Transaction;
+
+use super::LEASE;
+use super::books::Transfer;
+use super::fate::{Fate, Random};
+use super::in_postgres::InPostgres;
+use super::in_redb::InRedb;
+use crate::node::{Told, say};
+
+/// How many callers a process has that owns its engine's folder.
+const CALLERS: usize = 4;
+/// How long a caller waits for another one's attempt.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where transfers are made.
+pub(super) trait Bank {
+    fn make(&mut self, transfer: Transfer, guard: Guard, fate: Fate, random: &mut Random) -> Made;
+}
+
+/// What came of a transfer.
+pub(super) enum Made {
+    Confirmed(Reply),
+    /// It was committed, and the engine doesn't know.
+    Unconfirmed,
+    Refused(String),
+    /// It isn't known whether it was committed.
+    Failed(String),
+}
+
+impl Made {
+    pub(super) fn refused(refused: CompleteError) -> Self {
+        let error = refused.into_parts().2;
+        let causes = std::iter::successors(error.source(), |&error| error.source());
+        let last = causes.last().map(ToString::to_string);
+        Self::Refused(format!("{:?} {}", error.kind(), last.unwrap_or_default()))
+    }
+}
+
+fn builder() -> Builder {
+    Engine::builder().lease(LEASE)
+}
+
+pub(super) fn engine_on_postgres(url: &str) -> Engine {
+    let postgres = Postgres::builder(url).build().unwrap();
+    builder().open_on(postgres).unwrap()
+}
+
+pub(super) fn engine_beside_redb(folder: &Path) -> (Engine, InRedb) {
+    let bank = InRedb::open(folder);
+    let builder = bank.outcomes(builder());
+    (builder.open(folder.join("engine")).unwrap(), bank)
+}
+
+pub(super) fn engine_beside_postgres(folder: &Path, url: &str) -> Engine {
+    let postgres = Postgres::builder(url).build().unwrap();
+    let builder = builder().outcomes_in::<Transaction<'static>>(postgres);
+    builder.open(folder.join("engine")).unwrap()
+}
+
+/// Makes the transfers that a line from the test names, with all the callers that the store bears.
+pub(super) fn work(told: &Told) {
+    let mut line = String::new();
+    stdin().read_line(&mut line).unwrap();
+    let numbers: Vec<u64> = line
+        .split_whitespace()
+        .map(|word| word.parse().unwrap())
+        .collect();
+    let words: Vec<&str> = told.store.split(' ').collect();
+    match words[..] {
+        ["postgres", url] => {
+            let engine = engine_on_postgres(url);
+            call(&engine, &mut InPostgres::open(url), &numbers, told.number);
+        }
+        ["redb", folder] => {
+            let (engine, bank) = engine_beside_redb(Path::new(folder));
+            together(&engine, || bank.clone(), &numbers, told.number);
+        }
+        ["beside", folder, url] => {
+            let engine = engine_beside_postgres(Path::new(folder), url);
+            together(&engine, || InPostgres::open(url), &numbers, told.number);
+        }
+        _ => panic!("there is no such store: {words:?}"),
+    }
+    say("done");
+}
+
+/// Several callers, each of whom makes all of the transfers.
+fn together<B: Bank>(engine: &Engine, bank: impl Fn() -> B + Sync, numbers: &[u64], number: usize) {
+    thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let bank = &bank;
+            scope.spawn(move || call(engine, &mut bank(), numbers, number * CALLERS + caller));
+        }
+    });
+}
+
+/// Makes all of the transfers, again and again where it isn't known whether one was made. Half of the callers go side by
+/// side; the others have an order of their own.
+fn call(engine: &Engine, bank: &mut impl Bank, numbers: &[u64], caller: usize) {
+    let mut random = Random::new(caller as u64);
+    let mut numbers = numbers.to_vec();
+    if !caller.is_multiple_of(2) {
+        random.shuffle(&mut numbers);
+    }
+    let mut left = VecDeque::from(numbers);
+    while let Some(number) = left.pop_front() {
+        let transfer = Transfer::of(number);
+        let outcome = engine.begin_or_wait(&transfer.key(), &transfer.fingerprint(), PATIENCE);
+        match outcome {
+            Ok(Outcome::Replay(reply)) => {
+                acknowledge("replayed", number, &reply);
+                continue;
+            }
+            Ok(Outcome::Proceed(guard)) => {
+                let fate = Fate::drawn(&mut random);
+                match bank.make(transfer, guard, fate, &mut random) {
+                    Made::Confirmed(reply) => {
+                        acknowledge("made", number, &reply);
+                        continue;
+                    }
+                    Made::Unconfirmed => {}
+                    Made::Refused(why) => say(&format!("refused {why}")),
+                    Made::Failed(why) => say(&format!("failed {why}")),
+                }
+            }
+            Ok(Outcome::InFlight(_)) => say("failed in flight"),
+            Ok(Outcome::Conflict(conflict)) => panic!("{number}: {conflict:?}"),
+            Err(error) => say(&format!("failed {error}")),
+        }
+        left.push_back(number);
+    }
+}
+
+fn acknowledge(how: &str, number: u64, reply: &Reply) {
+    let body = String::from_utf8_lossy(reply.body());
+    say(&format!("{how} {number} {body}"));
+}
