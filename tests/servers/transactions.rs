@@ -307,7 +307,7 @@ fn a_later_attempt_cannot_complete_by_itself_while_an_earlier_ones_transaction_i
     let mut client = bench.client();
     let transaction = paid(&mut client, "early");
     let early = completed(granted(begin(&engine)), &transaction, "early");
-    let late = granted(engine.begin_or_wait(&key(), &request(), PATIENCE).unwrap());
+    let late = granted(bench.after_lease(&engine));
     let refused = late.complete(Reply::new(409, "late")).unwrap_err();
     let (late, reply, error) = refused.into_parts();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
