@@ -27,19 +27,7 @@ pub(super) struct Sql {
 
 impl Sql {
     pub(super) fn on(table: &str) -> Result<Self> {
-        let parts: Vec<&str> = table.split('.').collect();
-        let is_name = |part: &&str| {
-            let is_fit = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            (1..=50).contains(&part.len())
-                && part.chars().all(is_fit)
-                && !part.starts_with(|c: char| c.is_ascii_digit())
-        };
-        if parts.len() > 2 || !parts.iter().all(is_name) {
-            return Err(invalid(format!(
-                "the table's name is {table:?}; it must be a name of letters, digits and underscores, with its schema's before \
-                 it and a dot if it has one, of 50 characters at most each"
-            )));
-        }
+        let parts = parts_of(table)?;
         let name = parts.join("\".\"");
         let index = parts.last().map_or(table, |last| last);
         // What `put` changed isn't seen by the rest of a statement: it reads the table as it was. Where somebody else was
@@ -104,6 +92,24 @@ impl Sql {
             channel: index.to_owned(),
         })
     }
+}
+
+/// A table's name, and its schema's before it if it has one.
+fn parts_of(table: &str) -> Result<Vec<&str>> {
+    let parts: Vec<&str> = table.split('.').collect();
+    let is_name = |part: &&str| {
+        let is_fit = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        (1..=50).contains(&part.len())
+            && part.chars().all(is_fit)
+            && !part.starts_with(|c: char| c.is_ascii_digit())
+    };
+    if parts.len() > 2 || !parts.iter().all(is_name) {
+        return Err(invalid(format!(
+            "the table's name is {table:?}; it must be a name of letters, digits and underscores, with its schema's before \
+             it and a dot if it has one, of 50 characters at most each"
+        )));
+    }
+    Ok(parts)
 }
 
 #[cfg(test)]
