@@ -338,7 +338,7 @@ impl Settings {
         let builder = Engine::builder().lease(self.lease);
         let builder = builder.retention(self.retention);
         let Some(url) = &self.store else {
-            return Ok(builder.open(&self.db)?);
+            return Ok(builder.open_async(&self.db).await?);
         };
         match url.split(':').next().unwrap_or_default() {
             #[cfg(feature = "postgres")]
@@ -351,11 +351,11 @@ impl Settings {
                 let redis = onceward::redis::Redis::builder(url).build()?;
                 Ok(builder.open_on_async(redis).await?)
             }
-            #[cfg(not(all(feature = "postgres", feature = "redis")))]
-            name @ ("postgres" | "redis") => {
-                Err(format!("built without {name}; build with --features tower,{name}").into())
+            _ => {
+                let stores = "postgres://… or redis://…,redis://…";
+                let build = "--features tower,postgres,redis";
+                Err(format!("--store takes {stores}, where built with {build}").into())
             }
-            _ => Err("a store is postgres://… or redis://…,redis://…".into()),
         }
     }
 }

@@ -122,5 +122,8 @@ fn a_store_of_another_sort_is_refused() {
     let output = refused.output().unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("a store is postgres://"), "{said}");
+    assert!(
+        said.contains("where built with --features tower,postgres,redis"),
+        "{said}"
+    );
 }

@@ -12,7 +12,7 @@ const FATED: u64 = 6;
 /// A commit takes about so long.
 const COMMIT: Duration = Duration::from_millis(2);
 
-/// Numbers that a seed gives: SplitMix64.
+/// Numbers that a seed gives, by `SplitMix64`.
 pub(super) struct Random(u64);
 
 impl Random {
