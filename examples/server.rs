@@ -9,6 +9,8 @@
 //! `x-demo-panic` makes it panic, `x-demo-body-bytes` makes its answer large. The tenant is the value of
 //! `authorization`. Every run of a handler and every payment is on the disk, in the file beside the database
 //! that ends in `.effects`, before the answer leaves: after a crash, compare.
+//! With `--store postgres://app@localhost/app`, or `--store redis://one:6379,redis://other:6379` for some nodes of a cluster, several
+//! servers share their records (build with `--features tower,postgres,redis`). What is beside `--db` stays each one's own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -38,10 +40,7 @@ type Object = Map<String, Value>;
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let settings = Settings::from_arguments(std::env::args().skip(1))?;
-    let engine = Engine::builder()
-        .lease(settings.lease)
-        .retention(settings.retention)
-        .open(&settings.db)?;
+    let engine = settings.engine().await?;
     let idempotency = IdempotencyLayer::new(engine.clone(), settings.profile, tenant);
     let drain = idempotency.drain();
     let app = Router::new()
@@ -298,6 +297,7 @@ impl Done {
 struct Settings {
     listen: String,
     db: PathBuf,
+    store: Option<String>,
     profile: Profile,
     lease: Duration,
     retention: Duration,
@@ -306,8 +306,8 @@ struct Settings {
 impl Settings {
     fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, Error> {
         const USAGE: &str = "server --listen ADDRESS --db PATH --profile deck|deel|stripe|ietf \
-                             [--lease 120s] [--retention 24h]";
-        let (mut listen, mut db, mut profile) = (None, None, None);
+                             [--store postgres://…|redis://…,…] [--lease 120s] [--retention 24h]";
+        let (mut listen, mut db, mut store, mut profile) = (None, None, None, None);
         let (mut lease, mut retention) = ("120s".to_owned(), "24h".to_owned());
         while let Some(name) = arguments.next() {
             let value = arguments
@@ -316,6 +316,7 @@ impl Settings {
             match name.as_str() {
                 "--listen" => listen = Some(value),
                 "--db" => db = Some(PathBuf::from(value)),
+                "--store" => store = Some(value),
                 "--profile" => profile = Some(named_profile(&value)?),
                 "--lease" => lease = value,
                 "--retention" => retention = value,
@@ -325,10 +326,37 @@ impl Settings {
         Ok(Self {
             listen: listen.ok_or(USAGE)?,
             db: db.ok_or(USAGE)?,
+            store,
             profile: profile.ok_or(USAGE)?,
             lease: duration(&lease)?,
             retention: duration(&retention)?,
         })
+    }
+
+    /// An engine on a store that several servers share, or of a folder.
+    async fn engine(&self) -> Result<Engine, Error> {
+        let builder = Engine::builder().lease(self.lease);
+        let builder = builder.retention(self.retention);
+        let Some(url) = &self.store else {
+            return Ok(builder.open_async(&self.db).await?);
+        };
+        match url.split(':').next().unwrap_or_default() {
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => {
+                let postgres = onceward::postgres::Postgres::builder(url).build()?;
+                Ok(builder.open_on_async(postgres).await?)
+            }
+            #[cfg(feature = "redis")]
+            "redis" => {
+                let redis = onceward::redis::Redis::builder(url).build()?;
+                Ok(builder.open_on_async(redis).await?)
+            }
+            _ => {
+                let stores = "postgres://… or redis://…,redis://…";
+                let build = "--features tower,postgres,redis";
+                Err(format!("--store takes {stores}, where built with {build}").into())
+            }
+        }
     }
 }
 

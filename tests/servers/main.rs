@@ -6,6 +6,7 @@
 // A test fails by panicking; in helpers outside of `#[test]` functions, too.
 #![allow(clippy::unwrap_used)]
 
+mod example_server;
 mod kills;
 mod ledger;
 mod node;

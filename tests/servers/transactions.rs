@@ -13,9 +13,9 @@ use tokio::runtime::{self, Runtime};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, NoTls, Transaction};
 
-use crate::start::folder;
 use crate::start::postgres::PostgresServer;
 use crate::start::proxy::Proxy;
+use crate::start::{eventually, folder};
 
 /// The server's clock can't be moved.
 const LEASE: Duration = Duration::from_millis(500);
@@ -321,12 +321,19 @@ fn a_later_attempt_cannot_complete_by_itself_while_an_earlier_ones_transaction_i
 #[test]
 fn a_completion_in_a_transaction_takes_one_round_trip_of_its_connection_and_none_besides() {
     on_both(|bench| {
+        bench.lease = PATIENCE;
         let ways = [0; 2].map(|_| Proxy::to_postgres(bench.server.port()));
         let [own, engines] = &ways;
         let engine = bench
             .open_at(&PostgresServer::url_at(engines.port))
             .unwrap();
         let mut client = client(&PostgresServer::url_at(own.port));
+        if bench.form == Form::SameRow {
+            let listens = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+            eventually("it listens", || {
+                (bench.server.query(listens) == "1").then_some(())
+            });
+        }
         let guard = granted(begin(&engine));
         let transaction = paid(&mut client, "paid");
         let mut uncommitted = None;

@@ -1,9 +1,10 @@
 //! A process that makes transfers until it dies or all are made.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::error::Error as _;
 use std::io::stdin;
 use std::path::Path;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) trait Bank {
     fn make(&mut self, transfer: Transfer, guard: Guard, fate: Fate, random: &mut Random) -> Made;
 }
+
+/// The transfers that this process has committed, and the engine doesn't know.
+type Committed = Mutex<HashSet<u64>>;
 
 /// What came of a transfer.
 pub(super) enum Made {
@@ -80,7 +84,14 @@ pub(super) fn work(told: &Told) {
     match words[..] {
         ["postgres", url] => {
             let engine = engine_on_postgres(url);
-            call(&engine, &mut InPostgres::open(url), &numbers, told.number);
+            let committed = Committed::default();
+            call(
+                &engine,
+                &mut InPostgres::open(url),
+                &numbers,
+                told.number,
+                &committed,
+            );
         }
         ["redb", folder] => {
             let (engine, bank) = engine_beside_redb(Path::new(folder));
@@ -97,17 +108,25 @@ pub(super) fn work(told: &Told) {
 
 /// Several callers, each of whom makes all of the transfers.
 fn together<B: Bank>(engine: &Engine, bank: impl Fn() -> B + Sync, numbers: &[u64], number: usize) {
+    let committed = Committed::default();
     thread::scope(|scope| {
         for caller in 0..CALLERS {
-            let bank = &bank;
-            scope.spawn(move || call(engine, &mut bank(), numbers, number * CALLERS + caller));
+            let (bank, committed) = (&bank, &committed);
+            let caller = number * CALLERS + caller;
+            scope.spawn(move || call(engine, &mut bank(), numbers, caller, committed));
         }
     });
 }
 
 /// Makes all of the transfers, again and again where it isn't known whether one was made. Half of the callers go side by
 /// side; the others have an order of their own.
-fn call(engine: &Engine, bank: &mut impl Bank, numbers: &[u64], caller: usize) {
+fn call(
+    engine: &Engine,
+    bank: &mut impl Bank,
+    numbers: &[u64],
+    caller: usize,
+    committed: &Committed,
+) {
     let mut random = Random::new(caller as u64);
     let mut numbers = numbers.to_vec();
     if !caller.is_multiple_of(2) {
@@ -116,6 +135,7 @@ fn call(engine: &Engine, bank: &mut impl Bank, numbers: &[u64], caller: usize) {
     let mut left = VecDeque::from(numbers);
     while let Some(number) = left.pop_front() {
         let transfer = Transfer::of(number);
+        let is_committed = committed.lock().unwrap().contains(&number);
         let outcome = engine.begin_or_wait(&transfer.key(), &transfer.fingerprint(), PATIENCE);
         match outcome {
             Ok(Outcome::Replay(reply)) => {
@@ -123,13 +143,21 @@ fn call(engine: &Engine, bank: &mut impl Bank, numbers: &[u64], caller: usize) {
                 continue;
             }
             Ok(Outcome::Proceed(guard)) => {
+                if is_committed {
+                    say("again");
+                }
                 let fate = Fate::drawn(&mut random);
                 match bank.make(transfer, guard, fate, &mut random) {
                     Made::Confirmed(reply) => {
                         acknowledge("made", number, &reply);
                         continue;
                     }
-                    Made::Unconfirmed => {}
+                    Made::Unconfirmed => {
+                        committed.lock().unwrap().insert(number);
+                        // The lease is waited for.
+                        left.push_front(number);
+                        continue;
+                    }
                     Made::Refused(why) => say(&format!("refused {why}")),
                     Made::Failed(why) => say(&format!("failed {why}")),
                 }
