@@ -140,6 +140,24 @@ pub(crate) fn ratios(results: &Results) -> Result<String> {
             line("redb-grouped-10M", &threads, onceward.ratio_to(redb))?;
         }
     }
+    text.push_str(&ratios_of_raw(results)?);
+    Ok(text)
+}
+
+/// How many times the throughput of an engine on a server is that of the bare statements on such a server.
+fn ratios_of_raw(results: &Results) -> Result<String> {
+    let mut text = String::new();
+    for kind in &results.kinds {
+        let Some(raw) = kind.raw().filter(|raw| results.kinds.contains(raw)) else {
+            continue;
+        };
+        for callers in &results.columns {
+            let ratio =
+                results.cells[&(*kind, *callers)].ratio_to(&results.cells[&(raw, *callers)]);
+            let (name, callers) = (kind.name(), callers.label());
+            writeln!(text, "ratio-of-raw {name} {callers} {ratio:.3}")?;
+        }
+    }
     Ok(text)
 }
 

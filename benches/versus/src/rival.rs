@@ -54,6 +54,11 @@ pub(crate) trait Rival: Send + Sync {
     /// A caller that looks up replies in the cheapest way that the store has.
     fn reader(&self) -> Result<Box<dyn Reader>>;
 
+    /// Lets go of what it keeps in this process, for cold replays.
+    fn shrink_caches(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Called before each measurement of this length, outside of it.
     fn make_ready(&self, _measurement: Duration) -> Result<()> {
         Ok(())
