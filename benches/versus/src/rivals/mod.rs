@@ -106,6 +106,13 @@ impl Kind {
         }
     }
 
+    pub(crate) fn has_server(self) -> bool {
+        matches!(
+            self,
+            Self::Redis | Self::OncewardRedis | Self::Postgres | Self::OncewardPostgres
+        )
+    }
+
     /// What has to be installed first, if anything.
     pub(crate) fn missing(self) -> Option<&'static str> {
         match self {

@@ -10,9 +10,13 @@ use anyhow::Result;
 use onceward::Engine;
 use onceward::postgres::Postgres;
 use onceward::redis::Redis;
+use redis::Client;
 
 use super::onceward::Handle;
+use super::redis::CommandStats;
+use crate::proxy::Proxy;
 use crate::rival::{BoxFuture, Caller, Reader, Rival, Task};
+use crate::round_trips::Trips;
 use crate::servers::{POSTGRES_USER, PostgresServer, RedisServer};
 
 const POSTGRES_CONNECTIONS: usize = 64;
@@ -37,10 +41,7 @@ impl Store {
             builder = builder.replay_cache_time(time);
         }
         let engine = match self {
-            Self::Redis(server) => {
-                let url = format!("redis://127.0.0.1:{}/", server.port());
-                builder.open_on(Redis::builder(&url).build()?)
-            }
+            Self::Redis(server) => builder.open_on(Redis::builder(&url(server)).build()?),
             Self::Postgres { sockets, .. } => {
                 let host = sockets.display();
                 let database = format!("host={host} user={POSTGRES_USER} dbname=postgres");
@@ -50,6 +51,10 @@ impl Store {
         };
         Ok(engine?)
     }
+}
+
+fn url(server: &RedisServer) -> String {
+    format!("redis://127.0.0.1:{}/", server.port())
 }
 
 impl Shared {
@@ -97,5 +102,22 @@ impl Rival for Shared {
         let engine = self.store.engine(Some(Duration::ZERO))?;
         std::mem::replace(&mut self.engine, engine).close()?;
         Ok(())
+    }
+
+    fn count_trips(&mut self) -> Result<Option<Box<dyn Trips>>> {
+        let trips: Box<dyn Trips> = match &mut self.store {
+            Store::Redis(server) => Box::new(CommandStats {
+                client: Client::open(url(server))?,
+                // What a script runs is counted as well.
+                commands: &["evalsha", "eval"],
+            }),
+            Store::Postgres { sockets, .. } => {
+                let proxy = Proxy::to(sockets)?;
+                proxy.sockets().clone_into(sockets);
+                Box::new(proxy)
+            }
+        };
+        self.shrink_caches()?;
+        Ok(Some(trips))
     }
 }
