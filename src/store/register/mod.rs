@@ -98,6 +98,7 @@ mod store;
 mod tests;
 mod versions;
 mod walk;
+mod worker;
 
 use std::fmt;
 use std::future::Future;
