@@ -26,6 +26,9 @@ use crate::sync::Mutex;
 const MOST_DECISIONS: usize = 64;
 /// How often a swap of unknown outcome is asked for again. It is the same swap, so that it can't be made twice.
 const MOST_TRIES: usize = 3;
+/// How much a lease may be shorter than it was asked for: clocks are read in whole milliseconds, so that the server's seems to be
+/// ahead by one now and then.
+const ROUNDING_MS: u64 = 1;
 
 /// What all commands share.
 pub(super) struct Decider<R> {
@@ -158,7 +161,8 @@ impl<R: Register> Decider<R> {
                     self.keep_reply(stored, since, view.now);
                     self.observer.changed(&digest, observed);
                     self.news.tell(digest, observed);
-                    let is_behind = view.is_assumed && asked_at > view.now;
+                    let is_behind =
+                        view.is_assumed && asked_at.0 > view.now.0.saturating_add(ROUNDING_MS);
                     return Ok((decision.verdict, is_behind));
                 }
                 Made::Not(found) => view = found,
