@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
-use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::Builder;
@@ -21,7 +20,7 @@ use crate::outcome::OnAbandon;
 use crate::record::Record;
 use crate::secret::Digest;
 use crate::store::Store;
-use crate::store::register::{Background, RecordId, Refused, Value, Version};
+use crate::store::register::{Jobs, RecordId, Refused, Value, Version, Worker};
 use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 use crate::sync::Mutex;
 use crate::sync::block_on;
@@ -76,16 +75,13 @@ impl<T: Transaction + 'static> Of<T> {
 
 impl<T: Transaction + 'static> Unopened for Of<T> {
     fn open(&self) -> Result<Arc<dyn Outcomes>> {
-        let runtime = Background::start("onceward-outcomes")?;
+        let worker = Worker::start("onceward-outcomes")?;
         let database = Arc::clone(&self.0);
-        let mark = ask(
-            runtime.handle(),
-            async move { marked::<T>(&database).await },
-        );
+        let mark = ask(worker.jobs(), async move { marked::<T>(&database).await });
         Ok(Arc::new(Opened::<T> {
             database: Arc::clone(&self.0),
             mark: block_on(mark)?,
-            runtime: Mutex::new(Some(runtime)),
+            worker: Mutex::new(Some(worker)),
             sort: PhantomData,
         }))
     }
@@ -94,7 +90,7 @@ impl<T: Transaction + 'static> Unopened for Of<T> {
 struct Opened<T: Transaction> {
     database: Arc<T::Database>,
     /// `None` once the engine is closed.
-    runtime: Mutex<Option<Background>>,
+    worker: Mutex<Option<Worker>>,
     mark: Version,
     sort: PhantomData<fn(T)>,
 }
@@ -107,11 +103,11 @@ const MARK: RecordId = RecordId(Digest([0; 32]));
 
 /// Runs something in the engine's thread, whether or not anybody waits for it.
 fn ask<A: Send + 'static>(
-    runtime: &Handle,
+    jobs: &Jobs,
     work: impl Future<Output = Result<A, Refused>> + Send + 'static,
 ) -> Later<A> {
     let (sender, receiver) = oneshot::channel();
-    runtime.spawn(async move {
+    jobs.run(async move {
         let result = match timeout(TIMEOUT, work).await {
             Ok(done) => done.map_err(|refused| unavailable(refused.into_cause())),
             Err(late) => Err(unavailable(late.into())),
@@ -150,8 +146,8 @@ impl<T: Transaction> Opened<T> {
         &self,
         work: impl Future<Output = Result<A, Refused>> + Send + 'static,
     ) -> Later<A> {
-        match &*self.runtime.lock() {
-            Some(runtime) => ask(runtime.handle(), work),
+        match &*self.worker.lock() {
+            Some(worker) => ask(worker.jobs(), work),
             None => Box::pin(async { Err(Error::closed()) }),
         }
     }
@@ -224,7 +220,7 @@ impl<T: Transaction + 'static> Outcomes for Opened<T> {
     }
 
     fn stop(&self) {
-        drop(self.runtime.lock().take());
+        drop(self.worker.lock().take());
     }
 }
 

@@ -15,11 +15,13 @@ mod machine;
 mod plots;
 mod preload;
 mod progress;
+mod proxy;
 mod replay;
 mod report;
 mod results;
 mod rival;
 mod rivals;
+mod round_trips;
 mod rounds;
 mod scale;
 mod servers;
@@ -113,6 +115,7 @@ fn measure(args: &Args, folder: &Path) -> Result<Results> {
         }
         missing.is_none()
     });
+    let round_trips = round_trips::count(&kinds, folder, &NUMBERS)?;
     let has_redb = kinds.contains(&Kind::RedbGrouped);
     let plan = Plan {
         kinds,
@@ -129,6 +132,7 @@ fn measure(args: &Args, folder: &Path) -> Result<Results> {
         rounds: args.rounds,
     };
     let mut results = Run::new(plan, &NUMBERS)?.go(folder)?;
+    results.round_trips = round_trips;
     results.left_out = left_out;
     if args.has_preload {
         let preloaded = preload::run(folder, args.window, args.rounds, has_redb, &NUMBERS)?;

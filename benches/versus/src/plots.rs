@@ -202,6 +202,8 @@ fn style(kind: Kind) -> (RGBColor, u32) {
         Kind::Lmdb => (RGBColor(44, 160, 44), 2),
         Kind::Fjall => (RGBColor(23, 190, 207), 2),
         Kind::Redis => (RGBColor(255, 127, 14), 2),
+        Kind::OncewardRedis => (RGBColor(230, 85, 13), 4),
         Kind::Postgres => (RGBColor(148, 103, 189), 2),
+        Kind::OncewardPostgres => (RGBColor(106, 61, 154), 4),
     }
 }

@@ -27,6 +27,10 @@ Replays per second. Hot: 1,000 keys. Cold: up to 100,000 keys spread over all th
 redb, SQLite and fjall were opened again with caches of 1 MiB or none, the others answer from the system's
 page cache or from their server's memory.";
 
+const ROUND_TRIPS_NOTE: &str = "\
+How often each operation waits for the server; replays by a node that hasn't seen the reply. Nobody waits for
+an announcement, which tells other nodes of many keys at once.";
+
 /// Everything as Markdown whose columns are aligned, so that it can be read as it is.
 pub(crate) fn tables(results: &Results) -> Result<String> {
     let mut text = String::new();
@@ -50,6 +54,9 @@ pub(crate) fn tables(results: &Results) -> Result<String> {
             ),
             &live_keys(preloaded),
         )?;
+    }
+    if !results.round_trips.is_empty() {
+        section("Round trips", ROUND_TRIPS_NOTE, &round_trips(results))?;
     }
     for reason in &results.left_out {
         writeln!(text, "Left out: {reason}")?;
@@ -104,6 +111,20 @@ fn replays(results: &Results) -> Vec<Vec<String>> {
     rows
 }
 
+fn round_trips(results: &Results) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for trips in &results.round_trips {
+        if rows.is_empty() {
+            let names = trips.each.iter().map(|(name, _)| (*name).to_owned());
+            rows.push(std::iter::once("rival".to_owned()).chain(names).collect());
+        }
+        let counts = trips.each.iter().map(|(_, count)| format!("{count:.2}"));
+        let name = trips.kind.name().to_owned();
+        rows.push(std::iter::once(name).chain(counts).collect());
+    }
+    rows
+}
+
 fn live_keys(preloaded: &Preloaded) -> Vec<Vec<String>> {
     let mut rows = vec![vec!["rival".to_owned(), "cycles/s".to_owned()]];
     let mut row = |name: &str, cell: &Cell| {
@@ -117,7 +138,8 @@ fn live_keys(preloaded: &Preloaded) -> Vec<Vec<String>> {
     rows
 }
 
-/// One line for each rival and count of callers: how many times onceward's throughput is the rival's.
+/// One line for each rival and count of callers: how many times onceward's throughput is the rival's. Then what engines on
+/// servers have beside bare statements, and their round trips.
 pub(crate) fn ratios(results: &Results) -> Result<String> {
     let mut text = String::new();
     let mut line =
@@ -138,6 +160,31 @@ pub(crate) fn ratios(results: &Results) -> Result<String> {
         line("onceward-empty", &threads, ratio)?;
         if let Some(redb) = &preloaded.redb_grouped {
             line("redb-grouped-10M", &threads, onceward.ratio_to(redb))?;
+        }
+    }
+    text.push_str(&ratios_of_raw(results)?);
+    for trips in &results.round_trips {
+        let each = trips.each.iter();
+        let each: Vec<String> = each
+            .map(|(name, count)| format!("{name} {count:.2}"))
+            .collect();
+        writeln!(text, "round-trips {} {}", trips.kind.name(), each.join(" "))?;
+    }
+    Ok(text)
+}
+
+/// How many times the throughput of an engine on a server is that of the bare statements on such a server.
+fn ratios_of_raw(results: &Results) -> Result<String> {
+    let mut text = String::new();
+    for kind in &results.kinds {
+        let Some(raw) = kind.raw().filter(|raw| results.kinds.contains(raw)) else {
+            continue;
+        };
+        for callers in &results.columns {
+            let ratio =
+                results.cells[&(*kind, *callers)].ratio_to(&results.cells[&(raw, *callers)]);
+            let (name, callers) = (kind.name(), callers.label());
+            writeln!(text, "ratio-of-raw {name} {callers} {ratio:.3}")?;
         }
     }
     Ok(text)

@@ -6,6 +6,7 @@ use crate::figures::{float, median};
 use crate::load::{Load, QUANTILES};
 use crate::replay::Replays;
 use crate::rivals::Kind;
+use crate::round_trips::RoundTrips;
 
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +76,7 @@ pub(crate) struct Results {
     /// Replays per second, by round.
     pub(crate) replays: HashMap<(Kind, Replays), Vec<f64>>,
     pub(crate) preloaded: Option<Preloaded>,
+    pub(crate) round_trips: Vec<RoundTrips>,
     /// Why rivals are missing.
     pub(crate) left_out: Vec<String>,
 }

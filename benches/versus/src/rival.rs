@@ -8,6 +8,8 @@ use anyhow::{Result, bail};
 use onceward::Key;
 use onceward::bytes::Bytes;
 
+use crate::round_trips::Trips;
+
 pub(crate) const REPLY_BYTES: usize = 512;
 
 /// What the rivals key their records by.
@@ -53,6 +55,16 @@ pub(crate) trait Rival: Send + Sync {
 
     /// A caller that looks up replies in the cheapest way that the store has.
     fn reader(&self) -> Result<Box<dyn Reader>>;
+
+    /// Lets go of what it keeps in this process, for cold replays.
+    fn shrink_caches(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Counts from now on what it asks of its server, with nothing kept in this process. `None` if it has none.
+    fn count_trips(&mut self) -> Result<Option<Box<dyn Trips>>> {
+        Ok(None)
+    }
 
     /// Called before each measurement of this length, outside of it.
     fn make_ready(&self, _measurement: Duration) -> Result<()> {

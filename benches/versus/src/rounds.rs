@@ -204,10 +204,11 @@ impl Run {
     }
 }
 
-/// Opens those that have caches of their own again, with small ones.
+/// Opens those that have caches of their own again, with small ones or none.
 fn reopen(entrants: &mut Vec<Entrant>) -> Result<()> {
-    for entrant in std::mem::take(entrants) {
+    for mut entrant in std::mem::take(entrants) {
         if !entrant.kind.has_caches() {
+            entrant.rival.shrink_caches()?;
             entrants.push(entrant);
             continue;
         }

@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use postgres::NoTls;
 use tempfile::TempDir;
 
 use crate::interrupt;
@@ -68,7 +69,7 @@ impl Server {
         Ok(Self { child, log })
     }
 
-    /// Waits until it accepts connections.
+    /// Waits until it serves.
     fn wait_until(&mut self, is_up: impl Fn() -> bool) -> Result<()> {
         let since = Instant::now();
         while !is_up() {
@@ -170,8 +171,10 @@ impl PostgresServer {
         }
         as_user(&mut command, owner);
         let mut server = Server::spawn(&mut command, folder.join("server.log"))?;
-        let socket = sockets.path().join(".s.PGSQL.5432");
-        server.wait_until(|| std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
+        let mut client = postgres::Config::new();
+        client.host_path(sockets.path());
+        client.user(POSTGRES_USER).dbname("postgres");
+        server.wait_until(|| client.connect(NoTls).is_ok())?;
         Ok(Self {
             server,
             sockets,

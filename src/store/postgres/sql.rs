@@ -45,7 +45,8 @@ impl Sql {
             insert: format!(
                 "WITH put AS (INSERT INTO \"{name}\" (id, version, value, ends_at_ms) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT (id) DO NOTHING RETURNING 1 AS done) \
-                 {answer} FROM (SELECT 1) AS one LEFT JOIN \"{name}\" AS found ON found.id = $1"
+                 {answer} FROM (SELECT 1) AS one LEFT JOIN \"{name}\" AS found \
+                 ON found.id = $1 AND NOT EXISTS (SELECT 1 FROM put)"
             ),
             update: format!(
                 "WITH put AS (UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \

@@ -3,11 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
-
-use super::background::Background;
 use super::decider::in_time;
 use super::meta::{self, META};
+use super::worker::{Jobs, Worker};
 use super::{Refused, Register, Version};
 use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +14,7 @@ use crate::sync::bounded;
 
 /// A register that answered, and what it said.
 pub(crate) struct Connected<R> {
-    pub(super) runtime: Background,
+    pub(super) worker: Worker,
     pub(super) register: R,
     pub(super) secret: Secret,
     pub(super) timeline: Timeline,
@@ -30,14 +28,14 @@ pub(crate) fn connect<R: Register>(
     pepper: Option<Pepper>,
     clock: Arc<dyn Clock>,
 ) -> Result<Connected<R>> {
-    let runtime = Background::start("onceward-register")?;
+    let worker = Worker::start("onceward-register")?;
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| {
         let error = std::io::Error::other(error);
         Error::with_source(ErrorKind::Io, "the system gives no random bytes", error)
     })?;
     let seed = Version(u64::from_le_bytes(seed));
-    let (register, secret, timeline) = waited_in(runtime.handle(), async move {
+    let (register, secret, timeline) = waited_in(worker.jobs(), async move {
         let secret = in_time(&register, meta::secret(&register, pepper, seed)).await??;
         let loaded = in_time(&register, register.load(META)).await?;
         let loaded = loaded.map_err(Refused::into_error)?;
@@ -45,7 +43,7 @@ pub(crate) fn connect<R: Register>(
         Ok::<_, Error>((register, secret, timeline))
     })??;
     Ok(Connected {
-        runtime,
+        worker,
         register,
         secret,
         timeline,
@@ -60,12 +58,12 @@ impl<R> Connected<R> {
     }
 }
 
-/// What a future comes to in that runtime, while this thread waits.
+/// What a future comes to in that thread, while this thread waits.
 pub(super) fn waited_in<T: Send + 'static>(
-    runtime: &Handle,
+    jobs: &Jobs,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T> {
     let (done, answer) = bounded(1);
-    runtime.spawn(async move { drop(done.try_send(work.await)) });
+    jobs.run(async move { drop(done.try_send(work.await)) });
     answer.recv().map_err(|_| Error::closed())
 }

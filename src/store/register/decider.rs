@@ -30,6 +30,9 @@ pub(super) const MOST_TRIES: usize = 6;
 /// The pause after the first try, as a part of the time that there is; each further one is four times as long. Together they
 /// are two thirds of it: little things a server or a cluster has got over by then.
 const PAUSES: u32 = 512;
+/// How much a lease may be shorter than it was asked for: clocks are read in whole milliseconds, so that the server's seems to be
+/// ahead by one now and then.
+const ROUNDING_MS: u64 = 1;
 
 /// What all commands share.
 pub(super) struct Decider<R> {
@@ -167,7 +170,8 @@ impl<R: Register> Decider<R> {
                     self.keep_reply(stored, since, view.now);
                     self.observer.changed(&digest, observed);
                     self.news.tell(digest, observed);
-                    let is_behind = view.is_assumed && asked_at > view.now;
+                    let is_behind =
+                        view.is_assumed && asked_at.0 > view.now.0.saturating_add(ROUNDING_MS);
                     return Ok((decision.verdict, is_behind));
                 }
                 Made::Not(found) => view = found,

@@ -84,7 +84,6 @@
 //! With the feature `testkit`, `onceward::testkit::conformance` tests that a backend does all that is expected of it, and
 //! `onceward::testkit::Local` is such a register in this process, for tests.
 
-mod background;
 mod connect;
 mod decider;
 mod draft;
@@ -99,6 +98,7 @@ mod store;
 mod tests;
 mod versions;
 mod walk;
+mod worker;
 
 use std::fmt;
 use std::future::Future;
@@ -109,11 +109,11 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind};
 use crate::secret::Digest;
 
-#[cfg(feature = "register")]
-pub(crate) use background::Background;
 pub(crate) use connect::connect;
 pub(crate) use replies::Caching;
 pub(crate) use store::RegisterStore;
+#[cfg(feature = "register")]
+pub(crate) use worker::{Jobs, Worker};
 
 /// A cell per key, on a server that all nodes share.
 ///

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::sleep;
 
 use super::decider::Decider;
+use super::worker::Jobs;
 use super::{RecordId, Register};
 use crate::secret::Digest;
 use crate::store::Observed;
@@ -37,16 +37,12 @@ impl News {
     }
 }
 
-/// Announces what is told, and hears what others announce, until the runtime ends.
-pub(super) fn start<R: Register>(
-    runtime: &Handle,
-    shared: &Arc<Decider<R>>,
-    told: Receiver<RecordId>,
-) {
-    runtime.spawn(announce(Arc::clone(shared), told));
+/// Announces what is told, and hears what others announce, until the thread ends.
+pub(super) fn start<R: Register>(jobs: &Jobs, shared: &Arc<Decider<R>>, told: Receiver<RecordId>) {
+    jobs.run(announce(Arc::clone(shared), told));
     let listening = Arc::clone(shared);
     let heard = hears(Arc::downgrade(shared));
-    runtime.spawn(async move { listening.register.listen(heard).await });
+    jobs.run(async move { listening.register.listen(heard).await });
 }
 
 async fn announce<R: Register>(shared: Arc<Decider<R>>, mut told: Receiver<RecordId>) {

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use tokio::runtime::Handle;
 
-use super::background::Background;
 use super::connect::{Connected, waited_in};
 use super::decider::Decider;
 use super::news::{self, News};
@@ -18,6 +16,7 @@ use super::replies::{Caching, Replies};
 use super::server_time::ServerTime;
 use super::versions::Versions;
 use super::walk::{Walk, Walked};
+use super::worker::{Jobs, Worker};
 use super::{Cursor, Page, Refused, Register};
 use crate::decision::{self, Command, Context};
 use crate::error::{Error, Result};
@@ -39,13 +38,13 @@ pub(crate) struct RegisterStore<R> {
     access: Access<R>,
     meters: Meters,
     /// `None` once the store is closed.
-    runtime: Mutex<Option<Background>>,
+    worker: Mutex<Option<Worker>>,
 }
 
 /// A way to the register for callers that wait.
 pub(super) struct Access<R> {
     shared: Arc<Decider<R>>,
-    runtime: Handle,
+    jobs: Jobs,
 }
 
 impl<R: Register> RegisterStore<R> {
@@ -59,7 +58,7 @@ impl<R: Register> RegisterStore<R> {
     ) -> Self {
         let (news, told) = News::new();
         let Connected {
-            runtime,
+            worker,
             register,
             secret,
             timeline,
@@ -78,13 +77,13 @@ impl<R: Register> RegisterStore<R> {
                 news,
                 running: Arc::default(),
             }),
-            runtime: runtime.handle().clone(),
+            jobs: worker.jobs().clone(),
         };
-        news::start(&access.runtime, &access.shared, told);
+        news::start(&access.jobs, &access.shared, told);
         Self {
             access,
             meters,
-            runtime: Mutex::new(Some(runtime)),
+            worker: Mutex::new(Some(worker)),
         }
     }
 }
@@ -93,13 +92,13 @@ impl<R> Clone for Access<R> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            runtime: self.runtime.clone(),
+            jobs: self.jobs.clone(),
         }
     }
 }
 
 impl<R: Register> Access<R> {
-    /// Runs something in the store's own runtime and waits for it, whether or not this thread is in another one's.
+    /// Runs something in the store's own thread and waits for it, whether or not this thread is in another one's.
     fn waited<T, F>(&self, work: impl FnOnce(Arc<Decider<R>>) -> F) -> Result<T>
     where
         T: Send + 'static,
@@ -112,7 +111,7 @@ impl<R: Register> Access<R> {
             drop(run);
             result
         };
-        waited_in(&self.runtime, work)?
+        waited_in(&self.jobs, work)?
     }
 
     /// Some of the cells.
@@ -161,11 +160,11 @@ impl<R: Register> Store for RegisterStore<R> {
     }
 
     fn submit(&self, request: Request, answer: Answer) {
-        let Access { shared, runtime } = self.access.clone();
+        let Access { shared, jobs } = self.access.clone();
         let Some(run) = shared.running.begin() else {
             return answer.send(Err(Error::closed()));
         };
-        runtime.spawn(async move {
+        jobs.run(async move {
             answer.send(shared.carry_out(request).await);
             drop(run);
         });
@@ -242,9 +241,9 @@ impl<R: Register> Store for RegisterStore<R> {
 
     fn draft(&self, completion: Request) -> Option<Drafted> {
         let (sender, drafted) = oneshot::channel();
-        let Access { shared, runtime } = self.access.clone();
+        let Access { shared, jobs } = self.access.clone();
         if let Some(run) = shared.running.begin() {
-            runtime.spawn(async move {
+            jobs.run(async move {
                 let draft = shared.in_time(shared.draft(completion)).await;
                 drop(sender.send(draft.and_then(|draft| draft)));
                 drop(run);
@@ -272,7 +271,8 @@ impl<R: Register> Store for RegisterStore<R> {
 
     fn close(&self) -> Result<()> {
         self.access.shared.running.close();
-        if self.runtime.lock().take().is_some() {
+        if let Some(worker) = self.worker.lock().take() {
+            drop(worker);
             self.access.shared.observer.stopped();
         }
         Ok(())

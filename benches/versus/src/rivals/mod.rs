@@ -4,6 +4,7 @@ mod fjall;
 mod floor;
 mod lmdb;
 mod onceward;
+mod onceward_shared;
 mod postgres;
 mod redb_grouped;
 mod redb_naive;
@@ -40,7 +41,11 @@ pub(crate) enum Kind {
     Lmdb,
     Fjall,
     Redis,
+    /// onceward on Redis.
+    OncewardRedis,
     Postgres,
+    /// onceward on PostgreSQL.
+    OncewardPostgres,
     /// onceward with its replies encrypted on the disk.
     Encrypted,
     /// onceward with a limit on the keys of each scope.
@@ -49,7 +54,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// In the order of the tables; the subject comes first.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Onceward,
         Self::Floor,
         Self::RedbNaive,
@@ -58,7 +63,9 @@ impl Kind {
         Self::Lmdb,
         Self::Fjall,
         Self::Redis,
+        Self::OncewardRedis,
         Self::Postgres,
+        Self::OncewardPostgres,
         Self::Encrypted,
         Self::Limited,
     ];
@@ -78,7 +85,9 @@ impl Kind {
             Self::Lmdb => "lmdb",
             Self::Fjall => "fjall",
             Self::Redis => "redis",
+            Self::OncewardRedis => "onceward-redis",
             Self::Postgres => "postgres",
+            Self::OncewardPostgres => "onceward-postgres",
             Self::Encrypted => "encrypted",
             Self::Limited => "limited",
         }
@@ -88,13 +97,29 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// The rival on the same kind of server, for an engine that is on a server.
+    pub(crate) fn raw(self) -> Option<Self> {
+        match self {
+            Self::OncewardRedis => Some(Self::Redis),
+            Self::OncewardPostgres => Some(Self::Postgres),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn has_server(self) -> bool {
+        matches!(
+            self,
+            Self::Redis | Self::OncewardRedis | Self::Postgres | Self::OncewardPostgres
+        )
+    }
+
     /// What has to be installed first, if anything.
     pub(crate) fn missing(self) -> Option<&'static str> {
         match self {
-            Self::Redis if servers::redis_program().is_none() => {
+            Self::Redis | Self::OncewardRedis if servers::redis_program().is_none() => {
                 Some("redis-server isn't there: install the Debian package redis-server")
             }
-            Self::Postgres if servers::postgres_programs().is_none() => {
+            Self::Postgres | Self::OncewardPostgres if servers::postgres_programs().is_none() => {
                 Some("initdb and postgres aren't there: install the Debian package postgresql")
             }
             _ => None,
@@ -133,7 +158,13 @@ impl Kind {
             Self::Lmdb => lmdb::open(folder).map(|rival| Box::new(rival) as _),
             Self::Fjall => fjall::open(folder, caches).map(|rival| Box::new(rival) as _),
             Self::Redis => redis::Redis::start(folder).map(|rival| Box::new(rival) as _),
+            Self::OncewardRedis => {
+                onceward_shared::Shared::on_redis(folder).map(|rival| Box::new(rival) as _)
+            }
             Self::Postgres => postgres::Postgres::start(folder).map(|rival| Box::new(rival) as _),
+            Self::OncewardPostgres => {
+                onceward_shared::Shared::on_postgres(folder).map(|rival| Box::new(rival) as _)
+            }
         };
         rival.with_context(|| format!("{} could not be opened", self.name()))
     }

@@ -33,11 +33,7 @@ impl Onceward {
     }
 
     fn handle(&self) -> Handle {
-        Handle {
-            engine: self.engine.clone(),
-            fingerprint: Fingerprint::of(b"POST /payments {\"amount\":100}"),
-            guard: None,
-        }
+        Handle::of(&self.engine)
     }
 }
 
@@ -64,7 +60,8 @@ impl Rival for Onceward {
     }
 }
 
-struct Handle {
+/// A caller of an engine.
+pub(super) struct Handle {
     engine: Engine,
     fingerprint: Fingerprint,
     /// Of the key that was begun and is to be completed.
@@ -72,6 +69,14 @@ struct Handle {
 }
 
 impl Handle {
+    pub(super) fn of(engine: &Engine) -> Self {
+        Self {
+            engine: engine.clone(),
+            fingerprint: Fingerprint::of(b"POST /payments {\"amount\":100}"),
+            guard: None,
+        }
+    }
+
     fn answer(&mut self, outcome: Outcome) -> Result<Answer> {
         match outcome {
             Outcome::Proceed(guard) => {

@@ -10,7 +10,9 @@ use onceward::Key;
 use onceward::bytes::Bytes;
 use postgres::{NoTls, Statement};
 
+use crate::proxy::Proxy;
 use crate::rival::{Answer, BoxFuture, Caller, Reader, Rival, Task, digest};
+use crate::round_trips::Trips;
 use crate::servers::{POSTGRES_USER, PostgresServer};
 
 /// How many connections the tasks share; with 300 at most, these and a few to spare.
@@ -121,6 +123,12 @@ impl Rival for Postgres {
 
     fn reader(&self) -> Result<Box<dyn Reader>> {
         Ok(Box::new(self.blocking()?))
+    }
+
+    fn count_trips(&mut self) -> Result<Option<Box<dyn Trips>>> {
+        let proxy = Proxy::to(&self.sockets)?;
+        proxy.sockets().clone_into(&mut self.sockets);
+        Ok(Some(Box::new(proxy)))
     }
 }
 

@@ -9,6 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, Connection, cmd};
 
 use crate::rival::{Answer, BoxFuture, Caller, Digest, Reader, Rival, Task, digest};
+use crate::round_trips::Trips;
 use crate::servers::RedisServer;
 
 /// How many multiplexed connections the tasks share.
@@ -75,6 +76,46 @@ impl Rival for Redis {
 
     fn reader(&self) -> Result<Box<dyn Reader>> {
         Ok(Box::new(self.connect()?))
+    }
+
+    fn count_trips(&mut self) -> Result<Option<Box<dyn Trips>>> {
+        let commands = CommandStats {
+            client: self.client.clone(),
+            commands: &["set", "get"],
+        };
+        Ok(Some(Box::new(commands)))
+    }
+}
+
+/// How often a server was asked for commands, by what it says itself.
+pub(super) struct CommandStats {
+    pub(super) client: Client,
+    pub(super) commands: &'static [&'static str],
+}
+
+impl CommandStats {
+    fn calls(&self, commands: &[&str]) -> Result<u64> {
+        let mut connection = self.client.get_connection()?;
+        let stats: String = cmd("INFO").arg("commandstats").query(&mut connection)?;
+        let mut sum = 0;
+        for command in commands {
+            let head = format!("cmdstat_{command}:calls=");
+            let line = stats.lines().find_map(|line| line.strip_prefix(&head));
+            if let Some((calls, _)) = line.and_then(|line| line.split_once(',')) {
+                sum += calls.parse::<u64>()?;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+impl Trips for CommandStats {
+    fn operations(&self) -> Result<u64> {
+        self.calls(self.commands)
+    }
+
+    fn announcements(&self) -> Result<u64> {
+        self.calls(&["publish"])
     }
 }
 
