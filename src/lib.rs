@@ -80,6 +80,15 @@
     doc = "The guide is in [`middleware`], the profiles in [`mod@http`]."
 )]
 //!
+//! # On several machines
+//!
+//! With the features `postgres` and `redis`, engines share a server instead of having a folder each, and a handler's change in a database can
+//! commit together with its reply.
+#![cfg_attr(
+    all(feature = "postgres", feature = "redis", feature = "testkit"),
+    doc = "The guide is in [`machines`]."
+)]
+//!
 //! # Features
 //!
 //! All are off by default.
@@ -89,7 +98,12 @@
 //! - `axum`: `tower`, an extractor for axum's handlers, and the path that the client sent instead of what `nest` leaves
 //!   of it, in scopes and fingerprints.
 //! - `actix`: a middleware for actix-web 4.
-//! - `redis`: a register on one Redis server or a Redis Cluster, for engines on several machines.
+//! - `metrics`, `tracing`: what happens, for those who watch it.
+//! - `encryption`: of replies on the disk.
+//! - `register`: engines on several machines that share a store, and effects that commit with their reply.
+//! - `postgres`: such a store on PostgreSQL.
+//! - `redis`: such a store on one Redis server or a Redis Cluster.
+//! - `redb`: replies in the transactions of a redb database of your own.
 //! - `testkit`: the suite that tests a register of your own.
 //!
 //! # Limits
@@ -114,6 +128,10 @@ pub mod middleware;
 #[cfg(doc)]
 #[doc = include_str!("../docs/DESIGN.md")]
 pub mod design {}
+
+#[cfg(all(doc, feature = "postgres", feature = "redis", feature = "testkit"))]
+#[doc = include_str!("../docs/MACHINES.md")]
+pub mod machines {}
 
 #[cfg(doc)]
 #[doc = include_str!("../docs/OBSERVABILITY.md")]
