@@ -1,6 +1,7 @@
 //! The layers over real sockets, with real clients.
 
 mod demo;
+mod engines;
 mod raw;
 mod servers;
 
