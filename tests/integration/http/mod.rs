@@ -13,6 +13,8 @@ mod failing_store;
 mod grpc;
 mod hyper_server;
 mod layer;
+#[cfg(feature = "testkit")]
+mod nodes;
 mod openapi;
 mod process;
 mod profiles;
