@@ -5,9 +5,18 @@
 
 // A test fails by panicking; in helpers outside of `#[test]` functions, too.
 #![allow(clippy::unwrap_used)]
+// The durations here are constants.
+#![allow(clippy::unchecked_time_subtraction)]
 
+mod conformance;
+mod http;
+mod linearizability;
 mod node;
 mod on_postgres;
 mod on_redis;
+mod profiles;
 mod shared;
 mod start;
+#[allow(dead_code)] // Much of it is for the embedded engine.
+#[path = "../integration/support.rs"]
+mod support;
