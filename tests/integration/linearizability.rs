@@ -131,4 +131,5 @@ fn histories_of_many_threads_are_those_of_the_state_table_in_some_order() {
         events.len()
     );
     assert_eq!(violations, 0);
+    assert_eq!(kinds.len(), verdict::KINDS);
 }

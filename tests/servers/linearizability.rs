@@ -18,6 +18,7 @@ mod verdict;
 #[path = "../integration/linearizability/worker.rs"]
 mod worker;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::node::Node;
@@ -100,7 +101,7 @@ fn is_linearizable(name: &str, url: &str) {
     let mut processes = Processes::start(url);
     let start = Instant::now();
     let (mut operations, mut moves, mut violations, mut moved) = (0, 0, 0, 0);
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     for number in 0..histories {
         let unit_ms = u64::try_from(UNIT.as_millis()).unwrap();
         let zero_ms = ms(SystemTime::now()) + moved * unit_ms;
@@ -119,6 +120,7 @@ fn is_linearizable(name: &str, url: &str) {
         start.elapsed()
     );
     assert_eq!(violations, 0);
+    assert_eq!(seen.len(), verdict::KINDS);
     processes.all(&Order::End);
     for (node, lines) in processes.0 {
         lines.for_each(drop);
