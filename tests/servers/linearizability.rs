@@ -27,6 +27,7 @@ use crate::start::redis::Cluster;
 use crate::support::is_full_run;
 use checker::Event;
 use process::{DONE, Order};
+use reference::Time;
 use worker::{Random, ms};
 
 const PROCESSES: usize = 4;
@@ -72,19 +73,19 @@ impl Processes {
         said
     }
 
-    /// A history on fresh keys, and how often time was moved meanwhile.
-    fn history(&mut self, number: usize, zero_ms: u64) -> (Vec<(usize, Event)>, u64, usize) {
+    /// A history on fresh keys, by how many units time was moved meanwhile, and how often.
+    fn history(&mut self, number: usize, zero_ms: u64) -> (Vec<(usize, Event)>, Time, usize) {
         let mut random = Random(0x2545_f491_4f6c_dd1d ^ (number as u64 + 1));
         self.all(&Order::Begin { number, zero_ms });
         let start = Instant::now();
-        let (mut operations, mut moved, mut moves) = (0, 0, 0);
+        let (mut operations, mut passed, mut moves) = (0, 0, 0);
         while operations < OPERATIONS_PER_HISTORY {
             let done = self.all(&Order::Work);
             let done = done.iter().filter_map(|line| line.parse::<usize>().ok());
             operations += done.sum::<usize>();
             let units = random.step();
             self.all(&Order::Move { units });
-            moved += units;
+            passed += units;
             moves += 1;
         }
         let took = start.elapsed();
@@ -92,7 +93,7 @@ impl Processes {
         let lines = self.all(&Order::Report);
         let events = lines.iter().filter(|line| line.starts_with('['));
         let events = events.map(|line| serde_json::from_str(line).unwrap());
-        (events.collect(), moved, moves)
+        (events.collect(), passed, moves)
     }
 }
 
@@ -100,14 +101,14 @@ fn is_linearizable(name: &str, url: &str) {
     let histories = if is_full_run() { 25 } else { 1 };
     let mut processes = Processes::start(url);
     let start = Instant::now();
-    let (mut operations, mut moves, mut violations, mut moved) = (0, 0, 0, 0);
+    let (mut operations, mut moves, mut violations, mut passed) = (0, 0, 0, 0);
     let mut seen = BTreeMap::new();
     for number in 0..histories {
         let unit_ms = u64::try_from(UNIT.as_millis()).unwrap();
-        let zero_ms = ms(SystemTime::now()) + moved * unit_ms;
-        let (events, moved_by, moves_made) = processes.history(number, zero_ms);
-        moved += moved_by;
-        moves += moves_made;
+        let zero_ms = ms(SystemTime::now()) + passed * unit_ms;
+        let (events, units, times) = processes.history(number, zero_ms);
+        passed += units;
+        moves += times;
         operations += events.len();
         let (found, kinds) = verdict::on(&events, KEYS);
         violations += found;
