@@ -59,6 +59,9 @@ impl Guard {
 
     /// The fencing token: unique within the store, rising, kept on the disk, never used again. Hand it
     /// to whatever the handler changes, so that it can refuse a token lower than one it has seen.
+    ///
+    /// On a register, which several nodes share, this holds for the tokens of one key: two keys that are granted in the same
+    /// millisecond can have the same one, by a rare chance, or the later one a lower token.
     pub fn token(&self) -> u64 {
         self.grant.token
     }

@@ -19,7 +19,7 @@ use crate::limits::Terms;
 use crate::observe::Ending;
 use crate::outcome::Outcome;
 use crate::secret::Digest;
-use crate::store::{Reads, Seen};
+use crate::store::{Glance, Reads, Seen, Store};
 
 impl Engine {
     /// The most bytes that a reply can have.
@@ -97,6 +97,24 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
+    /// What settles the begin after all, if anything does. Only a store that other nodes change is asked: what the
+    /// approach has seen was all that any other has. Changes nothing.
+    pub(crate) async fn look(&self) -> Result<Option<Outcome>> {
+        let core = &self.core;
+        if core.store.looks_again_after().is_none() {
+            return Ok(None);
+        }
+        let (digest, command) = (self.digest, self.command.clone());
+        let look = move |store: &dyn Store| store.look(&digest, &command);
+        match core.reading(Reads::Elsewhere, look).await? {
+            Glance::Decided(verdict) => {
+                let outcome = async { core.outcome(&self.key, digest, self.terms, verdict) };
+                core.observed(outcome).await.map(Some)
+            }
+            Glance::Read | Glance::Write(_) => Ok(None),
+        }
+    }
+
     /// Asks for the grant. By now the outcome may be another one. Dropping the future is safe, as with
     /// [`Engine::begin_async`].
     pub(crate) async fn begin(self) -> Result<Outcome> {

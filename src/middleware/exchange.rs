@@ -165,7 +165,11 @@ impl Exchange {
         };
         let slot = match drain.try_slot() {
             Some(slot) => slot,
-            None => self.slot_in_time().await?,
+            // A replay needs none.
+            None => match opening.look().await? {
+                Some(outcome) => return Ok(Asked::Settled(outcome)),
+                None => self.slot_in_time().await?,
+            },
         };
         Ok(match opening.begin().await? {
             Outcome::Proceed(guard) => Asked::Granted(Granted {
@@ -202,10 +206,12 @@ impl Exchange {
         fingerprint: &Fingerprint,
     ) -> Option<Response<Content>> {
         let engine = &self.shared.engine;
-        match engine.approach(key, fingerprint, engine.terms()).await {
-            Ok(Approached::Settled(outcome)) => Some(self.settled(occasion, outcome)),
-            _ => None,
-        }
+        let approached = engine.approach(key, fingerprint, engine.terms()).await;
+        let outcome = match approached.ok()? {
+            Approached::Settled(outcome) => outcome,
+            Approached::Open(opening) => opening.look().await.ok()??,
+        };
+        Some(self.settled(occasion, outcome))
     }
 
     /// The answer where no handler may run.

@@ -49,6 +49,11 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// may happen here, with a read from the disk.
     fn glance(&self, digest: &Digest, command: &Command, reads: Reads) -> Result<Glance>;
 
+    /// Decides, if the command changes nothing, by what all nodes have: asks their server, if there is one.
+    fn look(&self, digest: &Digest, command: &Command) -> Result<Glance> {
+        self.glance(digest, command, Reads::Here)
+    }
+
     /// The record, unless it is over; may read from the disk.
     fn load(&self, digest: &Digest) -> Result<Option<Stored>>;
 

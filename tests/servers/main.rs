@@ -5,24 +5,23 @@
 
 // A test fails by panicking; in helpers outside of `#[test]` functions, too.
 #![allow(clippy::unwrap_used)]
+// The durations here are constants.
+#![allow(clippy::unchecked_time_subtraction)]
 
+mod conformance;
 mod example_server;
+mod http;
 mod kills;
 mod ledger;
+mod linearizability;
 mod node;
 mod nodes;
 mod on_postgres;
 mod on_redis;
+mod profiles;
 mod shared;
 mod start;
+#[allow(dead_code)] // Much of it is for the embedded engine.
+#[path = "../integration/support.rs"]
+mod support;
 mod transactions;
-
-use onceward::{Fingerprint, Key};
-
-fn key(text: impl AsRef<str>) -> Key {
-    Key::new("tenant", text).unwrap()
-}
-
-fn request() -> Fingerprint {
-    Fingerprint::of("request")
-}

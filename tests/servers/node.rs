@@ -15,8 +15,21 @@ pub(crate) struct Node {
 impl Node {
     /// Runs the ignored test of that whole name, which finds store and number with [`Told::here`].
     pub(crate) fn start(test: &str, store: &str, number: usize) -> Self {
+        Self::with(
+            &[test, "--exact", "--ignored", "--nocapture"],
+            store,
+            number,
+        )
+    }
+
+    /// Runs all tests whose names have that in them, but the ignored ones.
+    pub(crate) fn run(tests: &str, store: &str, number: usize) -> Self {
+        Self::with(&[tests], store, number)
+    }
+
+    fn with(arguments: &[&str], store: &str, number: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([test, "--exact", "--ignored", "--nocapture"])
+            .args(arguments)
             .env(STORE, store)
             .env(NUMBER, number.to_string())
             .stdin(Stdio::piped())

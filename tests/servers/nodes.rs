@@ -8,7 +8,7 @@ use onceward::{Clock, Engine, ErrorKind, Guard, Outcome, Reply};
 use crate::shared::Shared;
 use crate::start::postgres::PostgresServer;
 use crate::start::redis::Server;
-use crate::{key, request};
+use crate::support::{key, request};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(120);

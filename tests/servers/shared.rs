@@ -8,6 +8,7 @@ use onceward::register::{
     Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
 };
 
+#[allow(clippy::large_enum_variant)] // There are few of them.
 #[derive(Clone)]
 #[allow(clippy::large_enum_variant)] // There are few of them.
 pub(crate) enum Shared {

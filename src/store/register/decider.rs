@@ -196,10 +196,15 @@ impl<R: Register> Decider<R> {
             Command::Forget | Command::Resolve(_) => None,
         };
         let own = self.own.lock().get(digest).cloned();
+        let now = match command {
+            // Who begins the key next finds it free, by the server's own time.
+            Command::Release { .. } => self.time.earliest(),
+            _ => self.time.latest(),
+        };
         match own.filter(|own| Some(own.token) == token) {
             Some(own) => Ok(View {
                 value: Some(own.value),
-                now: self.time.latest(),
+                now,
                 is_assumed: true,
             }),
             None => self.load(*digest).await,

@@ -11,6 +11,8 @@ pub(super) struct ServerTime {
     timeline: Timeline,
     /// By how much the server is ahead of the timeline, at most.
     ahead_ms: AtomicI64,
+    /// The same, at least.
+    ahead_ms_least: AtomicI64,
 }
 
 impl ServerTime {
@@ -19,6 +21,7 @@ impl ServerTime {
         Self {
             timeline,
             ahead_ms: AtomicI64::new(0),
+            ahead_ms_least: AtomicI64::new(0),
         }
     }
 
@@ -28,19 +31,30 @@ impl ServerTime {
     }
 
     /// Takes over what an answer said to what was asked at `asked`: the server's clock can't have been further
-    /// ahead than if it had been read at once. Gives the time on the server when it was asked, at the earliest: as if
+    /// ahead than if it had been read at once, and no less far than if it had been read just now. Gives the time on the server when it was asked, at the earliest: as if
     /// it had been read just now.
     pub(super) fn learn(&self, asked: Timestamp, answered: Timestamp) -> Timestamp {
-        let ahead = i128::from(answered.0) - i128::from(asked.0);
-        let ahead = i64::try_from(ahead).unwrap_or(i64::MAX);
-        self.ahead_ms.store(ahead, Ordering::Relaxed);
-        let took = self.timeline.now().0.saturating_sub(asked.0);
+        let ahead_of = |own: Timestamp| {
+            let ahead = i128::from(answered.0) - i128::from(own.0);
+            i64::try_from(ahead).unwrap_or(i64::MAX)
+        };
+        let now = self.timeline.now();
+        self.ahead_ms.store(ahead_of(asked), Ordering::Relaxed);
+        self.ahead_ms_least.store(ahead_of(now), Ordering::Relaxed);
+        let took = now.0.saturating_sub(asked.0);
         Timestamp(answered.0.saturating_sub(took))
     }
 
     /// The latest that it can be on the server.
     pub(super) fn latest(&self) -> Timestamp {
         let ahead = self.ahead_ms.load(Ordering::Relaxed);
+        Timestamp(self.timeline.now().0.saturating_add_signed(ahead))
+    }
+
+    /// The earliest that it can be on the server, where times are whole milliseconds.
+    pub(super) fn earliest(&self) -> Timestamp {
+        let ahead = self.ahead_ms_least.load(Ordering::Relaxed);
+        let ahead = ahead.saturating_sub(1);
         Timestamp(self.timeline.now().0.saturating_add_signed(ahead))
     }
 }

@@ -146,6 +146,20 @@ impl<R: Register> Store for RegisterStore<R> {
         Ok(Glance::of(decision, Seen::default()))
     }
 
+    fn look(&self, digest: &Digest, command: &Command) -> Result<Glance> {
+        let (digest, command) = (*digest, command.clone());
+        self.access.waited(move |shared| async move {
+            let view = shared.in_time(shared.load(digest)).await??;
+            let held = view.value.as_ref();
+            let held = held.map(|value| Held::of(value, &digest)).transpose()?;
+            let last_token = held.as_ref().map_or(0, |held| held.token);
+            let context = shared.context(&view, last_token);
+            let record = held.as_ref().and_then(Held::record);
+            let decision = decision::decide(record, &command, &context);
+            Ok(Glance::of(decision, Seen::default()))
+        })
+    }
+
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {
         let digest = *digest;
         self.access.waited(move |shared| async move {

@@ -120,6 +120,7 @@ fn now(clock: &ManualClock) -> Timestamp {
 #[derive(Clone)]
 struct Scripted {
     register: Local,
+    clock: ManualClock,
     script: Arc<Mutex<Vec<Fate>>>,
     asked: Arc<AtomicUsize>,
 }
@@ -131,12 +132,15 @@ enum Fate {
     /// It never arrives.
     RequestLost,
     Refused,
+    /// It is made after a while.
+    Late,
 }
 
 impl Scripted {
     fn new(clock: &ManualClock) -> Self {
         Self {
             register: Local::new(clock.clone()),
+            clock: clock.clone(),
             script: Arc::default(),
             asked: Arc::default(),
         }
@@ -177,6 +181,10 @@ impl Register for Scripted {
             Some(Fate::AnswerLost) => {
                 self.register.swap(id, expected, new, ends_at_ms).await?;
                 Err(Refused::unknown(lost))
+            }
+            Some(Fate::Late) => {
+                self.clock.advance(Duration::from_millis(40));
+                self.register.swap(id, expected, new, ends_at_ms).await
             }
             None => self.register.swap(id, expected, new, ends_at_ms).await,
         }
@@ -230,6 +238,19 @@ fn of_nodes_that_begin_a_key_at_once_one_is_granted_it() {
         let replay = Verdict::Replay(Reply::new(201, "body"));
         assert!(nodes.iter().all(|node| node.begin(&name) == replay));
     }
+}
+
+#[test]
+fn a_further_attempt_that_is_released_is_free_at_once_though_requests_arrive_late() {
+    let clock = ManualClock::new();
+    let register = Scripted::new(&clock);
+    let node = Node::new(register.clone(), &clock);
+    node.granted("key");
+    clock.advance(LEASE);
+    register.play(&[Fate::Late; 2]);
+    let token = node.granted("key").token;
+    assert_eq!(node.release("key", token), Verdict::Done);
+    assert_eq!(node.granted("key").attempt, 3);
 }
 
 #[test]

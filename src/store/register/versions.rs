@@ -11,6 +11,7 @@ const COUNTED_BITS: u32 = 20;
 pub(super) struct Versions {
     seed: u64,
     counted: AtomicU64,
+    granted: AtomicU64,
 }
 
 impl Versions {
@@ -19,6 +20,8 @@ impl Versions {
         Self {
             seed: first.0,
             counted: AtomicU64::new(1),
+            // Nodes begin apart, so that two of them hardly give the same token in the same millisecond.
+            granted: AtomicU64::new(first.0 >> (u64::BITS - COUNTED_BITS + 1)),
         }
     }
 
@@ -30,9 +33,27 @@ impl Versions {
     }
 
     /// A token that is higher than the key's last one, and than all that the key had before its value was last removed:
-    /// that was longer ago than clocks are apart.
+    /// that was longer ago than clocks are apart. Never the same twice here in a millisecond.
     pub(super) fn token_after(&self, last: u64, now: Timestamp) -> u64 {
-        let count = self.counted.load(Ordering::Relaxed) % (1 << COUNTED_BITS);
+        let count = self.granted.fetch_add(1, Ordering::Relaxed) % (1 << COUNTED_BITS);
         (now.0 << COUNTED_BITS | count).max(last.saturating_add(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn tokens_of_one_millisecond_are_not_the_same_on_two_nodes_or_for_two_keys() {
+        let nodes = [1 << 63, u64::MAX - 1, 0].map(|first| Versions::after(Version(first)));
+        let tokens = nodes.iter().flat_map(|node| {
+            let now = Timestamp(1_800_000_000_000);
+            (0..1_000).map(move |_| node.token_after(0, now))
+        });
+        let tokens: HashSet<_> = tokens.collect();
+        assert_eq!(tokens.len(), 3_000);
     }
 }

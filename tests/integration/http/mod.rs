@@ -1,6 +1,7 @@
 //! The layers over real sockets, with real clients.
 
 mod demo;
+mod engines;
 mod raw;
 mod servers;
 
@@ -12,6 +13,8 @@ mod failing_store;
 mod grpc;
 mod hyper_server;
 mod layer;
+#[cfg(feature = "testkit")]
+mod nodes;
 mod openapi;
 mod process;
 mod profiles;

@@ -6,11 +6,14 @@ use onceward::http::Profile;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
+use super::engines::{AFTER, BEFORE};
 use super::servers::{KINDS, Kind, Server};
-use crate::support::{JUST_UNDER_LEASE, JUST_UNDER_RETENTION, MS};
+use crate::support::{LEASE, RETENTION};
 
 /// A body for a request with this id.
 type Body = fn(&str) -> Value;
+/// One that also says after how many seconds to retry.
+type WaitingBody = fn(&str, u64) -> Value;
 
 /// What the table says of one profile.
 struct Api {
@@ -21,7 +24,7 @@ struct Api {
     requires_key: bool,
     keeps_failures: bool,
     conflict: (u16, Body),
-    in_flight: (u16, Body),
+    in_flight: (u16, WaitingBody),
     content_type: &'static str,
     mark: Option<(&'static str, &'static str)>,
 }
@@ -106,36 +109,39 @@ fn ietf_mismatch(_request_id: &str) -> Value {
     })
 }
 
-const STILL_RUNNING: &str =
-    "A request with this Idempotency-Key is still being processed; retry after 30 s.";
+fn still_running(seconds: u64) -> String {
+    format!(
+        "A request with this Idempotency-Key is still being processed; retry after {seconds} s."
+    )
+}
 
-fn deck_in_flight(request_id: &str) -> Value {
+fn deck_in_flight(request_id: &str, seconds: u64) -> Value {
     json!({
         "errors": [{
             "type": "idempotency",
             "code": "idempotency_in_progress",
-            "message": STILL_RUNNING,
+            "message": still_running(seconds),
         }],
         "request_id": request_id,
     })
 }
 
-fn stripe_in_flight(_request_id: &str) -> Value {
+fn stripe_in_flight(_request_id: &str, seconds: u64) -> Value {
     json!({
         "error": {
             "type": "idempotency_error",
             "code": "idempotency_key_in_use",
-            "message": STILL_RUNNING,
+            "message": still_running(seconds),
         }
     })
 }
 
-fn ietf_in_flight(_request_id: &str) -> Value {
+fn ietf_in_flight(_request_id: &str, seconds: u64) -> Value {
     json!({
         "type": "https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07#section-2.7",
         "title": "A request is outstanding for this Idempotency-Key",
         "status": 409,
-        "detail": STILL_RUNNING,
+        "detail": still_running(seconds),
     })
 }
 
@@ -439,7 +445,8 @@ async fn a_request_that_is_still_running_is_answered_as_documented() {
         };
         let first = tokio::spawn(gated().send());
         caller.server.executed_reaches(1).await;
-        caller.server.clock.advance(Duration::from_secs(30));
+        let taken = Duration::from_secs(30);
+        caller.server.clock.advance(taken);
         let second = gated()
             .header("x-request-id", "req_second")
             .send()
@@ -447,13 +454,16 @@ async fn a_request_that_is_still_running_is_answered_as_documented() {
             .unwrap();
         let (status, body) = caller.api.in_flight;
         assert_eq!(second.status(), status);
-        assert_eq!(header(&second, "retry-after"), Some("30"));
+        let seconds: u64 = header(&second, "retry-after").unwrap().parse().unwrap();
+        let near = (taken - AFTER).as_secs()..=(taken + BEFORE).as_secs();
+        assert!(near.contains(&seconds), "{seconds}");
         assert_eq!(
             header(&second, "content-type"),
             Some(caller.api.content_type)
         );
         assert_eq!(header(&second, "x-request-id"), Some("req_second"));
-        assert_eq!(second.json::<Value>().await.unwrap(), body("req_second"));
+        let expected = body("req_second", seconds);
+        assert_eq!(second.json::<Value>().await.unwrap(), expected);
         caller.server.open_gate();
         let first = first.await.unwrap().unwrap();
         let third = gated().send().await.unwrap();
@@ -467,13 +477,13 @@ async fn a_request_that_is_still_running_is_answered_as_documented() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_are_kept_for_24_hours_to_the_millisecond() {
+async fn answers_are_kept_for_24_hours_and_no_longer() {
     for_each_profile!(|caller| {
         caller.post("k", "{}").await;
-        caller.server.clock.advance(JUST_UNDER_RETENTION);
+        caller.server.clock.advance(RETENTION - BEFORE);
         caller.post("k", "{}").await;
         assert_eq!(caller.server.executed(), 1);
-        caller.server.clock.advance(MS);
+        caller.server.clock.advance(BEFORE + AFTER);
         caller.post("k", "{}").await;
         assert_eq!(caller.server.executed(), 2);
     });
@@ -490,9 +500,9 @@ async fn after_a_panic_the_key_is_free_again_in_2_minutes_and_the_handler_learns
         };
         // Without a layer, too, a panic cuts the connection.
         assert!(panicking().await.is_err());
-        caller.server.clock.advance(JUST_UNDER_LEASE);
+        caller.server.clock.advance(LEASE - BEFORE);
         assert_eq!(panicking().await.unwrap().status(), caller.api.in_flight.0);
-        caller.server.clock.advance(MS);
+        caller.server.clock.advance(BEFORE + AFTER);
         let again = caller.post("k", "{}").await;
         assert_eq!(again.status(), 201);
         let attempts = caller.server.works.attempts.lock().unwrap();

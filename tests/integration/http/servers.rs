@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use onceward::Engine;
 use onceward::http::Profile;
 use onceward::middleware::{Attempt, Drain, Options, Scope};
-use onceward::{Engine, ManualClock};
 use reqwest::header::HeaderMap;
 use tokio::sync::Semaphore;
+
+use super::engines::{self, Clock};
 
 /// Which layer stands in front of the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub(super) struct Server {
     pub(super) address: SocketAddr,
     pub(super) works: Arc<Works>,
     pub(super) engine: Engine,
-    pub(super) clock: ManualClock,
+    pub(super) clock: Clock,
     pub(super) drain: Drain,
     stop: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
@@ -51,18 +53,14 @@ impl Server {
     }
 
     pub(super) async fn with(kind: Kind, profile: Profile, options: Options) -> Self {
-        let clock = ManualClock::new();
-        let engine = Engine::builder()
-            .clock(clock.clone())
-            .open_in_memory()
-            .unwrap();
+        let (engine, clock) = engines::fresh();
         Self::over(kind, engine, clock, profile, options).await
     }
 
     pub(super) async fn over(
         kind: Kind,
         engine: Engine,
-        clock: ManualClock,
+        clock: Clock,
         profile: Profile,
         options: Options,
     ) -> Self {
@@ -117,10 +115,10 @@ impl Drop for Server {
 }
 
 /// Whose key it is: the value of `authorization`, or everybody without one.
-fn scope(authorization: Option<&[u8]>) -> Scope {
+fn scope(tenant: &str, authorization: Option<&[u8]>) -> Scope {
     match authorization {
-        Some(value) => Scope::credential(value),
-        None => Scope::named("nobody"),
+        Some(value) => Scope::credential([tenant.as_bytes(), value].concat()),
+        None => Scope::named(format!("{tenant}nobody")),
     }
 }
 
@@ -191,8 +189,10 @@ mod tower {
         options: Options,
         works: &Arc<Works>,
     ) -> Started {
-        let layer = IdempotencyLayer::new(engine.clone(), profile, |request| {
+        let tenant = engines::tenant();
+        let layer = IdempotencyLayer::new(engine.clone(), profile, move |request| {
             scope(
+                &tenant,
                 request
                     .headers
                     .get("authorization")
@@ -245,8 +245,10 @@ mod actix {
         options: Options,
         works: &Arc<Works>,
     ) -> Started {
-        let layer = IdempotencyMiddleware::new(engine.clone(), profile, |request| {
+        let tenant = engines::tenant();
+        let layer = IdempotencyMiddleware::new(engine.clone(), profile, move |request| {
             scope(
+                &tenant,
                 request
                     .headers()
                     .get("authorization")

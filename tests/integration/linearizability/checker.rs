@@ -7,10 +7,12 @@
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::reference::{Op, State, Time};
 
 /// An operation with its call and its return, in the order of all calls and returns of a history.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Event {
     pub(super) called: u64,
     pub(super) returned: u64,
@@ -104,7 +106,8 @@ pub(super) fn check(events: &[Event]) -> Result<(), String> {
     for event in events {
         moments.extend([(event.called, false, event), (event.returned, true, event)]);
     }
-    moments.sort_unstable_by_key(|(moment, ..)| *moment);
+    // What was called when something else returned may have been earlier.
+    moments.sort_unstable_by_key(|(moment, is_return, _)| (*moment, *is_return));
     let mut open: Open<'_> = vec![None; threads];
     let mut ways = HashSet::from([Way {
         state: State::new(),

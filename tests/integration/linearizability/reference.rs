@@ -1,13 +1,15 @@
 //! One key's life by the state table alone, written apart from the engine's own decision.
 
-/// Milliseconds since 1970.
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since 1970, or longer units since some moment.
 pub(super) type Time = u64;
 
 pub(super) const LEASE: Time = 100;
 pub(super) const RETENTION: Time = 300;
 
 /// What somebody did to one key, and what came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Op {
     Begin {
         request: u8,
@@ -44,7 +46,7 @@ impl Op {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Begun {
     Proceed {
         token: u64,
@@ -62,7 +64,7 @@ pub(super) enum Begun {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Forgot {
     Something,
     Nothing,
@@ -70,7 +72,7 @@ pub(super) enum Forgot {
 }
 
 /// A record without the request that it is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Record {
     Absent,
     InFlight {

@@ -1,6 +1,5 @@
 //! One of the threads: what it does by chance, and the notes it takes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use onceward::{Engine, Entry, EntryState, ErrorKind, Fingerprint, Guard, Key, Outcome, Reply};
@@ -8,10 +7,52 @@ use onceward::{Engine, Entry, EntryState, ErrorKind, Fingerprint, Guard, Key, Ou
 use super::checker::Event;
 use super::reference::{Begun, Forgot, Op, Record, Time};
 use super::{KEYS, THREADS};
-use crate::support::{Bench, key};
 
 /// Around the ends of leases and retentions, and between them. After 13 ms a segment is old enough to roll.
 const MOVES: [Time; 12] = [1, 13, 13, 13, 26, 40, 60, 99, 100, 101, 300, 301];
+
+/// What chance decides.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+
+    /// By how much to move the clock.
+    pub(super) fn step(&mut self) -> Time {
+        MOVES[self.below(MOVES.len())]
+    }
+}
+
+/// How times are noted: in such units, since such a moment.
+#[derive(Clone, Copy)]
+pub(super) struct Scale {
+    pub(super) zero_ms: u64,
+    pub(super) unit_ms: u64,
+}
+
+impl Scale {
+    pub(super) const MS: Self = Self {
+        zero_ms: 0,
+        unit_ms: 1,
+    };
+
+    fn at(self, time: SystemTime) -> Time {
+        self.nearest(ms(time).saturating_sub(self.zero_ms))
+    }
+
+    fn long(self, span: Duration) -> Time {
+        self.nearest(u64::try_from(span.as_millis()).unwrap())
+    }
+
+    fn nearest(self, ms: u64) -> Time {
+        (ms + self.unit_ms / 2) / self.unit_ms
+    }
+}
 
 pub(super) fn ms(time: SystemTime) -> Time {
     let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -37,7 +78,7 @@ fn number_of(found: &Reply) -> u64 {
     if *found == reply(number) { number } else { 0 }
 }
 
-fn record_of(entry: Option<Entry>) -> Record {
+fn record_of(entry: Option<Entry>, scale: Scale) -> Record {
     let Some(entry) = entry else {
         return Record::Absent;
     };
@@ -50,8 +91,8 @@ fn record_of(entry: Option<Entry>) -> Record {
         } => Record::InFlight {
             token,
             attempt,
-            started_at: ms(started_at),
-            lease_until: ms(lease_until),
+            started_at: scale.at(started_at),
+            lease_until: scale.at(lease_until),
         },
         EntryState::Completed {
             completed_at,
@@ -61,8 +102,8 @@ fn record_of(entry: Option<Entry>) -> Record {
         } => Record::Completed {
             token,
             attempt,
-            completed_at: ms(completed_at),
-            expires_at: ms(expires_at),
+            completed_at: scale.at(completed_at),
+            expires_at: scale.at(expires_at),
             body: number_of(&reply),
         },
         other => panic!("{other:?}"),
@@ -72,54 +113,62 @@ fn record_of(entry: Option<Entry>) -> Record {
 /// A thread's memory from round to round.
 pub(super) struct Worker {
     number: usize,
-    seed: u64,
+    random: Random,
     answers: u64,
     pub(super) guards: Vec<(usize, Guard)>,
     /// With their keys.
     pub(super) events: Vec<(usize, Event)>,
-    pub(super) moves: Vec<Move>,
-}
-
-/// A move of the clock, between two moments.
-#[derive(Clone, Copy)]
-pub(super) struct Move {
-    pub(super) called: u64,
-    pub(super) returned: u64,
-    pub(super) by: Time,
+    /// Its last one.
+    moment: u64,
 }
 
 /// What the threads of a round share.
 pub(super) struct Round<'a> {
-    pub(super) bench: &'a Bench,
     pub(super) engine: &'a Engine,
-    pub(super) moments: &'a AtomicU64,
+    /// In which the keys are.
+    pub(super) scope: &'a str,
+    pub(super) scale: Scale,
+    /// In the order of all calls and returns of all threads.
+    pub(super) moment: &'a (dyn Fn() -> u64 + Sync),
     pub(super) is_clock_moving: bool,
+}
+
+impl Round<'_> {
+    fn key(&self, number: usize) -> Key {
+        Key::new(self.scope, format!("key {number}")).unwrap()
+    }
 }
 
 impl Worker {
     pub(super) fn new(number: usize) -> Self {
         Self {
             number,
-            seed: 0x9e37_79b9_7f4a_7c15 ^ (number as u64 + 1),
+            random: Random(0x9e37_79b9_7f4a_7c15 ^ (number as u64 + 1)),
             answers: 0,
             guards: Vec::new(),
             events: Vec::new(),
-            moves: Vec::new(),
+            moment: 0,
         }
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        self.seed ^= self.seed << 13;
-        self.seed ^= self.seed >> 7;
-        self.seed ^= self.seed << 17;
-        usize::try_from(self.seed >> 33).unwrap() % limit
+        self.random.below(limit)
+    }
+
+    /// Later than its last one.
+    fn moment(&mut self, round: &Round<'_>) -> u64 {
+        let last = self.moment;
+        while self.moment == last {
+            self.moment = (round.moment)();
+        }
+        self.moment
     }
 
     /// Notes an operation with the moments of its call and its return.
     fn note(&mut self, round: &Round<'_>, key: usize, act: impl FnOnce() -> Op) {
-        let called = round.moments.fetch_add(1, Ordering::SeqCst);
+        let called = self.moment(round);
         let op = act();
-        let returned = round.moments.fetch_add(1, Ordering::SeqCst);
+        let returned = self.moment(round);
         let event = Event {
             called,
             returned,
@@ -131,9 +180,6 @@ impl Worker {
     }
 
     pub(super) fn step(&mut self, round: &Round<'_>) {
-        if round.is_clock_moving && self.number == 0 && self.below(4) == 0 {
-            return self.pass(round);
-        }
         let mine = (!self.guards.is_empty() && self.below(2) == 0)
             .then(|| self.below(self.guards.len()))
             .map(|at| self.guards.swap_remove(at));
@@ -147,10 +193,11 @@ impl Worker {
             (Some(abandoned), _) => drop(abandoned),
             (None, 0..13) => self.begin(round, key),
             (None, 13..16) => self.note(round, key, || {
-                Op::Lookup(record_of(round.engine.lookup(&numbered(key)).unwrap()))
+                let entry = round.engine.lookup(&round.key(key)).unwrap();
+                Op::Lookup(record_of(entry, round.scale))
             }),
             (None, _) => self.note(round, key, || {
-                Op::Forget(match round.engine.forget(&numbered(key)) {
+                Op::Forget(match round.engine.forget(&round.key(key)) {
                     Ok(true) => Forgot::Something,
                     Ok(false) => Forgot::Nothing,
                     Err(error) if error.kind() == ErrorKind::InFlight => Forgot::Refused,
@@ -160,27 +207,15 @@ impl Worker {
         }
     }
 
-    pub(super) fn pass(&mut self, round: &Round<'_>) {
-        let by = MOVES[self.below(MOVES.len())];
-        let called = round.moments.fetch_add(1, Ordering::SeqCst);
-        round.bench.clock.advance(Duration::from_millis(by));
-        let returned = round.moments.fetch_add(1, Ordering::SeqCst);
-        self.moves.push(Move {
-            called,
-            returned,
-            by,
-        });
-    }
-
     fn begin(&mut self, round: &Round<'_>, key: usize) {
         let request = u8::from(self.below(8) == 0);
         let fingerprint = Fingerprint::of([request]);
         let mut granted = None;
         self.note(round, key, || {
-            let found = match round.engine.begin(&numbered(key), &fingerprint).unwrap() {
+            let found = match round.engine.begin(&round.key(key), &fingerprint).unwrap() {
                 Outcome::Proceed(guard) => {
                     let guard = granted.insert(guard);
-                    let until = ms(guard.lease_until());
+                    let until = round.scale.at(guard.lease_until());
                     Begun::Proceed {
                         token: guard.token(),
                         attempt: guard.attempt(),
@@ -192,7 +227,7 @@ impl Worker {
                 },
                 Outcome::Conflict(_) => Begun::Conflict,
                 Outcome::InFlight(in_flight) => {
-                    let left = u64::try_from(in_flight.lease_left().as_millis()).unwrap();
+                    let left = round.scale.long(in_flight.lease_left());
                     let left = (!round.is_clock_moving).then_some(left);
                     Begun::InFlight {
                         attempt: in_flight.attempt(),
@@ -244,7 +279,7 @@ impl Worker {
         let token = guard.token();
         self.note(round, key, || {
             let until = match guard.renew() {
-                Ok(()) => Some(ms(guard.lease_until())),
+                Ok(()) => Some(round.scale.at(guard.lease_until())),
                 Err(error) if error.kind() == ErrorKind::LeaseLost => None,
                 Err(error) => panic!("{error}"),
             };
@@ -259,8 +294,4 @@ impl Worker {
             self.guards.extend(refused.map(|guard| (key, guard)));
         }
     }
-}
-
-fn numbered(number: usize) -> Key {
-    key(format!("key {number}"))
 }

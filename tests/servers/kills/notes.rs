@@ -6,7 +6,7 @@ use std::fmt;
 use onceward::{Engine, Outcome};
 
 use super::LEASE;
-use crate::{key, request};
+use crate::support::{key, request};
 
 /// Servers tell milliseconds.
 const ROUNDING: u64 = 2_000_000;
