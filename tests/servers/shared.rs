@@ -10,7 +10,6 @@ use onceward::register::{
 
 #[allow(clippy::large_enum_variant)] // There are few of them.
 #[derive(Clone)]
-#[allow(clippy::large_enum_variant)] // There are few of them.
 pub(crate) enum Shared {
     Postgres(Postgres),
     Redis(Redis),
