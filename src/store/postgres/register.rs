@@ -36,31 +36,34 @@ impl Register for Postgres {
         let (version, ends_at_ms) = (number(new.version), end(ends_at_ms));
         let put = match expected.map(number) {
             None => {
-                self.row(&sql.insert, &[&key, &version, &bytes, &ends_at_ms])
+                self.rows(&sql.insert, &[&key, &version, &bytes, &ends_at_ms])
                     .await
             }
             Some(expected) => {
                 let parameters: Parameters<'_> = &[&key, &version, &bytes, &ends_at_ms, &expected];
-                self.row(&sql.update, parameters).await
+                self.rows(&sql.update, parameters).await
             }
         };
-        let row = match put {
-            Ok(row) => row,
+        let rows = match put {
+            Ok(rows) => rows,
             Err(refused) if is_locked(&refused) => return self.locked(id, expected, refused).await,
             Err(refused) => return Err(refused),
         };
-        let is_done: Option<i32> = column(&row, 0)?;
-        let found = loaded(&row, 1)?;
-        if is_done.is_some() {
-            return Ok(Swapped::Done {
-                now_ms: found.now_ms,
-            });
-        }
-        if found.value.as_ref().map(|value| value.version) == expected {
-            // The statement waited for somebody who was faster, and read the table as it was before.
+        let Some(row) = rows.first() else {
+            // Something else is there, or somebody was faster just now.
             return self.load(id).await.map(Swapped::Mismatch);
+        };
+        if expected.is_some() {
+            let now_ms = milliseconds(row, 0)?;
+            return Ok(Swapped::Done { now_ms });
         }
-        Ok(Swapped::Mismatch(found))
+        let found = loaded(row, 0)?;
+        Ok(match found.value {
+            None => Swapped::Done {
+                now_ms: found.now_ms,
+            },
+            Some(_) => Swapped::Mismatch(found),
+        })
     }
 
     async fn sweep(&self) -> Result<u64, Refused> {
@@ -72,12 +75,8 @@ impl Register for Postgres {
     async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
         let after = from.map_or_else(Bytes::new, |cursor| cursor.0);
         let rows_most = i64::try_from(most).unwrap_or(i64::MAX);
-        let shared = &self.shared;
         let parameters: Parameters<'_> = &[&Opaque(&after), &rows_most];
-        let rows = shared
-            .link
-            .rows(&shared.sql, &shared.sql.scan, parameters)
-            .await?;
+        let rows = self.rows(&self.shared.sql.scan, parameters).await?;
         let mut now_ms = 0;
         let mut values = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -126,13 +125,18 @@ impl Postgres {
         Ok(Swapped::Mismatch(found))
     }
 
+    async fn rows(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Refused> {
+        let shared = &self.shared;
+        shared.link.rows(&shared.sql, statement, parameters).await
+    }
+
+    /// For a statement that gives exactly one.
     pub(super) async fn row(
         &self,
         statement: &str,
         parameters: Parameters<'_>,
     ) -> Result<Row, Refused> {
-        let shared = &self.shared;
-        let rows = shared.link.rows(&shared.sql, statement, parameters).await?;
+        let rows = self.rows(statement, parameters).await?;
         let row = rows.into_iter().next();
         row.ok_or_else(|| Refused::unknown("the server gave no row for a statement that has one"))
     }
@@ -142,15 +146,19 @@ impl Postgres {
 fn loaded(row: &Row, first: usize) -> Result<Loaded, Refused> {
     let version: Option<i64> = column(row, first)?;
     let bytes: Option<&[u8]> = column(row, first + 1)?;
-    let now_ms: i64 = column(row, first + 2)?;
     let value = version.zip(bytes).map(|(version, bytes)| Value {
         version: Version::from_bits(version.cast_unsigned()),
         bytes: Bytes::copy_from_slice(bytes),
     });
     Ok(Loaded {
         value,
-        now_ms: now_ms.max(0).cast_unsigned(),
+        now_ms: milliseconds(row, first + 2)?,
     })
+}
+
+fn milliseconds(row: &Row, index: usize) -> Result<u64, Refused> {
+    let milliseconds: i64 = column(row, index)?;
+    Ok(milliseconds.max(0).cast_unsigned())
 }
 
 /// Bytes of a parameter, whose `Debug` doesn't show them: `tokio_postgres` logs its parameters.

@@ -29,9 +29,6 @@ pub(super) struct Sql {
 impl Sql {
     pub(super) fn on(table: &str) -> Result<Self> {
         let (name, index) = names(table)?;
-        // What `put` changed isn't seen by the rest of a statement: it reads the table as it was. Where somebody else was
-        // faster, `put` knows, and the rest may not: the caller then reads again.
-        let answer = format!("SELECT (SELECT done FROM put), found.version, found.value, {NOW}");
         Ok(Self {
             schema: schema(&name, index),
             look_for_table: format!("SELECT 1 FROM \"{name}\" LIMIT 0"),
@@ -42,17 +39,10 @@ impl Sql {
                 "SELECT found.version, found.value, {NOW} FROM (SELECT 1) AS one \
                  LEFT JOIN \"{name}\" AS found ON found.id = $1"
             ),
-            insert: format!(
-                "WITH put AS (INSERT INTO \"{name}\" (id, version, value, ends_at_ms) VALUES ($1, $2, $3, $4) \
-                 ON CONFLICT (id) DO NOTHING RETURNING 1 AS done) \
-                 {answer} FROM (SELECT 1) AS one LEFT JOIN \"{name}\" AS found \
-                 ON found.id = $1 AND NOT EXISTS (SELECT 1 FROM put)"
-            ),
+            insert: insert(&name),
             update: format!(
-                "WITH put AS (UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \
-                 WHERE id = $1 AND version = $5 RETURNING 1 AS done) \
-                 {answer} FROM (SELECT 1) AS one LEFT JOIN \"{name}\" AS found \
-                 ON found.id = $1 AND NOT EXISTS (SELECT 1 FROM put)"
+                "UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \
+                 WHERE id = $1 AND version = $5 RETURNING {NOW}"
             ),
             sweep: sweep(&name, "(extract(epoch FROM now()) * 1000)::bigint"),
             sweep_by: sweep(&name, &format!("least($1, {NOW})")),
@@ -95,6 +85,17 @@ fn schema(name: &str, index: &str) -> String {
         "CREATE TABLE IF NOT EXISTS \"{name}\" (\n    id bytea PRIMARY KEY,\n    version bigint NOT NULL,\n    \
          value bytea NOT NULL,\n    ends_at_ms bigint NOT NULL\n);\nCREATE INDEX IF NOT EXISTS \"{index}_ends_at_ms\" \
          ON \"{name}\" (ends_at_ms);\n"
+    )
+}
+
+/// Gives a row of nulls and the time if it has inserted one, and else what is there. It reads the table as it was before: where somebody
+/// else was faster just now, it gives nothing.
+fn insert(name: &str) -> String {
+    format!(
+        "WITH put AS (INSERT INTO \"{name}\" (id, version, value, ends_at_ms) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (id) DO NOTHING RETURNING 1) \
+         SELECT NULL::bigint, NULL::bytea, {NOW} FROM put \
+         UNION ALL SELECT found.version, found.value, {NOW} FROM \"{name}\" AS found WHERE found.id = $1"
     )
 }
 
