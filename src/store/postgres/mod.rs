@@ -31,6 +31,10 @@
 //! - With a standby that may be promoted: a synchronous one (`synchronous_standby_names`). An asynchronous one lacks what
 //!   was acknowledged last, and a lost grant can be granted again. List all hosts in the URL, with
 //!   `target_session_attrs=read-write`.
+//! - Clocks that agree, by NTP say, to within much less than a lease, among servers that take over from one another: time is that of
+//!   the server that answers. One whose clock is 3 seconds ahead of the one before cuts leases short by 3 seconds. In a cluster of several
+//!   writers it is the clock of whichever node a connection leads to.
+//! - A log that isn't for everybody, if it has statements with their parameters (`log_min_duration_statement`, say): they hold keys and replies.
 //! - Connections that last: directly, or through a pooler in session mode. In transaction mode, prepared statements,
 //!   settings and `LISTEN` fail.
 //! - The SQL keeps to what CockroachDB and YugabyteDB document as well (without `NOTIFY`, waiters poll). Neither was tested.
