@@ -143,7 +143,12 @@ impl PostgresBuilder {
         })?;
         let origin = format!("{:016x}", u64::from_le_bytes(origin));
         Ok(Postgres {
-            shared: Arc::new(Shared { link, sql, origin }),
+            shared: Arc::new(Shared {
+                link,
+                sql,
+                queue: Arc::default(),
+                origin,
+            }),
         })
     }
 }

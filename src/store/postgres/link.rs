@@ -1,6 +1,9 @@
 //! The connections, and what is done when one fails.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -30,6 +33,20 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// A connection of the pool's, and its prepared statements.
 pub(super) type Connection = ClientWrapper;
 pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// One of a transaction's.
+pub(super) struct Statement<'a> {
+    pub(super) text: &'a str,
+    pub(super) parameters: Vec<&'a (dyn ToSql + Sync)>,
+}
+
+/// Why a transaction hasn't committed.
+pub(super) enum Undone {
+    /// Nothing has changed.
+    Nothing,
+    /// It may have, after all.
+    Unknown(tokio_postgres::Error),
+}
 
 pub(super) struct Link {
     pool: Pool,
@@ -136,6 +153,48 @@ impl Link {
         unreachable!("the last try returns")
     }
 
+    /// Carries out some statements in one transaction, in one flight: nobody waits between them.
+    pub(super) async fn transaction(
+        &self,
+        sql: &Sql,
+        statements: &[Statement<'_>],
+    ) -> Result<Vec<Vec<Row>>, Undone> {
+        let lent = self.lend(sql).await.map_err(|_| Undone::Nothing)?;
+        let Ok(results) = lent.transaction(statements).await else {
+            // They couldn't even be prepared.
+            return Err(Undone::Nothing);
+        };
+        let mut rows = Vec::with_capacity(results.len());
+        let mut worst: Option<(Failure, tokio_postgres::Error)> = None;
+        for result in results {
+            match result {
+                Ok(found) => rows.push(found),
+                Err(error) => {
+                    let failure = Failure::of(&error);
+                    if worst.is_none() || failure == Failure::Broken {
+                        worst = Some((failure, error));
+                    }
+                }
+            }
+        }
+        match worst {
+            None => {
+                lent.give_back();
+                Ok(rows)
+            }
+            Some((Failure::Broken, error)) => {
+                self.pool.retain(|_, _| false);
+                Err(Undone::Unknown(error))
+            }
+            Some((failure, _)) => {
+                if failure.spares_connection() {
+                    lent.give_back();
+                }
+                Err(Undone::Nothing)
+            }
+        }
+    }
+
     async fn lend(&self, sql: &Sql) -> Result<Lent, Refused> {
         let pooled = self.pool.get().await.map_err(Refused::unchanged)?;
         let lent = Lent(Some(pooled));
@@ -186,9 +245,65 @@ impl Lent {
         connection.query(&prepared, parameters).await
     }
 
+    /// What each statement came to. Where one has failed, the server rolls back at the end.
+    async fn transaction(
+        &self,
+        statements: &[Statement<'_>],
+    ) -> Result<Vec<Result<Vec<Row>, tokio_postgres::Error>>, tokio_postgres::Error> {
+        let connection = self.connection();
+        let mut prepared = Vec::with_capacity(statements.len());
+        for statement in statements {
+            prepared.push(connection.prepare_cached(statement.text).await?);
+        }
+        let bare = |text: &'static str| -> Answer<'_> {
+            Box::pin(async move { connection.batch_execute(text).await.map(|()| Vec::new()) })
+        };
+        let mut answers = vec![bare("BEGIN")];
+        for (statement, prepared) in statements.iter().zip(&prepared) {
+            answers.push(Box::pin(connection.query(prepared, &statement.parameters)));
+        }
+        answers.push(bare("COMMIT"));
+        let mut results = all(answers).await;
+        // Its own rows, if it went well; its error, if not.
+        let commit = results.pop();
+        let begin = results.drain(..1).next();
+        for frame in [begin, commit].into_iter().flatten() {
+            if frame.is_err() {
+                results.push(frame);
+            }
+        }
+        Ok(results)
+    }
+
     fn give_back(mut self) {
         drop(self.0.take());
     }
+}
+
+type Answer<'a> =
+    Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + Send + 'a>>;
+
+/// Asks for all before any has answered, in their order.
+async fn all(mut answers: Vec<Answer<'_>>) -> Vec<Result<Vec<Row>, tokio_postgres::Error>> {
+    let mut results: Vec<Option<_>> = answers.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        let mut is_done = true;
+        for (answer, result) in answers.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match answer.as_mut().poll(cx) {
+                    Poll::Ready(found) => *result = Some(found),
+                    Poll::Pending => is_done = false,
+                }
+            }
+        }
+        if is_done {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    results.into_iter().flatten().collect()
 }
 
 impl Drop for Lent {

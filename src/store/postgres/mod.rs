@@ -54,6 +54,7 @@ mod news;
 mod register;
 mod schema;
 mod sql;
+mod together;
 mod transaction;
 
 use std::fmt;
@@ -62,6 +63,7 @@ use std::sync::Arc;
 pub use builder::PostgresBuilder;
 use link::Link;
 use sql::Sql;
+use together::Queue;
 
 /// A register on a table of a PostgreSQL database; see the [module](self).
 ///
@@ -74,6 +76,7 @@ pub struct Postgres {
 struct Shared {
     link: Link,
     sql: Sql,
+    queue: Arc<Queue>,
     /// Tells this node's announcements from the others'.
     origin: String,
 }

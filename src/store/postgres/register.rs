@@ -12,6 +12,7 @@ use super::Postgres;
 use super::failure::is_locked;
 use super::link::Parameters;
 use super::news;
+use super::together::Change;
 use crate::store::register::{
     Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
 };
@@ -31,20 +32,14 @@ impl Register for Postgres {
         new: Value,
         ends_at_ms: u64,
     ) -> Result<Swapped, Refused> {
-        let sql = &self.shared.sql;
-        let (key, bytes) = (Opaque(id.as_bytes()), Opaque(&new.bytes));
-        let (version, ends_at_ms) = (number(new.version), end(ends_at_ms));
-        let put = match expected.map(number) {
-            None => {
-                self.rows(&sql.insert, &[&key, &version, &bytes, &ends_at_ms])
-                    .await
-            }
-            Some(expected) => {
-                let parameters: Parameters<'_> = &[&key, &version, &bytes, &ends_at_ms, &expected];
-                self.rows(&sql.update, parameters).await
-            }
+        let change = Change {
+            id,
+            expected: expected.map(number),
+            version: number(new.version),
+            bytes: new.bytes,
+            ends_at_ms: end(ends_at_ms),
         };
-        let rows = match put {
+        let rows = match self.shared.make(change).await {
             Ok(rows) => rows,
             Err(refused) if is_locked(&refused) => return self.locked(id, expected, refused).await,
             Err(refused) => return Err(refused),

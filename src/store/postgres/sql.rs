@@ -89,10 +89,12 @@ fn schema(name: &str, index: &str) -> String {
 }
 
 /// Gives a row of nulls and the time if it has inserted one, and else what is there. It reads the table as it was before: where somebody
-/// else was faster just now, it gives nothing.
+/// else was faster just now, it gives nothing. A row that is there isn't waited for, though somebody is changing it.
 fn insert(name: &str) -> String {
     format!(
-        "WITH put AS (INSERT INTO \"{name}\" (id, version, value, ends_at_ms) VALUES ($1, $2, $3, $4) \
+        "WITH put AS (INSERT INTO \"{name}\" (id, version, value, ends_at_ms) \
+         SELECT $1::bytea, $2::bigint, $3::bytea, $4::bigint \
+         WHERE NOT EXISTS (SELECT 1 FROM \"{name}\" AS found WHERE found.id = $1) \
          ON CONFLICT (id) DO NOTHING RETURNING 1) \
          SELECT NULL::bigint, NULL::bytea, {NOW} FROM put \
          UNION ALL SELECT found.version, found.value, {NOW} FROM \"{name}\" AS found WHERE found.id = $1"
