@@ -46,8 +46,7 @@ impl PostgresBuilder {
     }
 
     /// How many connections there may be, besides one that hears notifications: 1 to 1,000; 16 by default. Calls above that wait
-    /// for one. Commits on different connections share the server's syncs, so that as many as there are calls at once
-    /// are fastest, up to a few dozen.
+    /// for one. Four at most make changes at the same time, each for many callers; the others read.
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most;
         self

@@ -15,10 +15,10 @@
 //!
 //! # What it costs
 //!
-//! A new key, a replay, a completion, a renewal and a release are one statement each, one round trip, and a transaction of
-//! their own; those that change something wait until the server has it on the disk. Statements are prepared, once per
-//! connection. Time is the server's, so that nodes whose clocks differ agree. Expired rows are removed in batches of 1,000
-//! that lock nothing but these rows, and pass by what another node is removing.
+//! A new key, a replay, a completion, a renewal and a release are one statement each and one round trip. Those that
+//! change something wait until the server has it on the disk; when many come at once, some of them share a transaction, and so
+//! a commit. Statements are prepared, once per connection. Time is the server's, so that nodes whose clocks differ agree. Expired rows are
+//! removed in batches of 1,000 that lock nothing but these rows, and pass by what another node is removing.
 //!
 //! Who waits for a key on another node is woken with `NOTIFY`. It is sent after the fact and for many keys at once, not
 //! in the transaction of the completion, where it would make all commits of the database wait for one another.

@@ -239,3 +239,70 @@ impl Drop for Turn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Digest;
+
+    fn change(id: u8) -> Arc<Change> {
+        Arc::new(Change {
+            id: RecordId(Digest([id; 32])),
+            expected: None,
+            version: 1,
+            bytes: Bytes::new(),
+            ends_at_ms: 0,
+        })
+    }
+
+    fn later(queue: &Arc<Queue>, id: u8) -> oneshot::Receiver<Told> {
+        match Queue::join(queue, &change(id)) {
+            Joined::Later(told) => told,
+            Joined::Now(_) => panic!("there was a turn left"),
+        }
+    }
+
+    fn all_turns(queue: &Arc<Queue>) -> Vec<Turn> {
+        let joined = (0..MOST_AT_ONCE).map(|_| match Queue::join(queue, &change(0)) {
+            Joined::Now(turn) => turn,
+            Joined::Later(_) => panic!("there was no turn left"),
+        });
+        joined.collect()
+    }
+
+    #[test]
+    fn a_turn_passes_to_the_first_in_line_who_is_still_there() {
+        let queue = Arc::default();
+        let mut turns = all_turns(&queue);
+        let (gone, mut second, mut third) = (later(&queue, 1), later(&queue, 2), later(&queue, 3));
+        drop(gone);
+        drop(turns.pop());
+        let Ok(Told::Turn(turn)) = second.try_recv() else {
+            panic!("the second in line has no turn");
+        };
+        assert!(third.try_recv().is_err());
+        drop(turn);
+        // It was told, and goes without having looked.
+        drop(third);
+        drop(turns);
+        assert_eq!(queue.0.lock().under_way, 0);
+        drop(all_turns(&queue));
+    }
+
+    #[test]
+    fn who_takes_others_along_takes_each_id_once_and_leaves_the_rest_in_line() {
+        let queue = Arc::default();
+        let turns = all_turns(&queue);
+        let _told = [1, 2, 1, 3, 0, 2].map(|id| later(&queue, id));
+        let taken = turns[0].take(change(0).id);
+        let ids = |waiting: &[Waiting]| -> Vec<u8> {
+            let ids = waiting
+                .iter()
+                .map(|waiting| waiting.change.id.as_bytes()[0]);
+            ids.collect()
+        };
+        assert_eq!(ids(&taken), [1, 2, 3]);
+        let left: Vec<_> = queue.0.lock().waiting.drain(..).collect();
+        assert_eq!(ids(&left), [1, 0, 2]);
+    }
+}

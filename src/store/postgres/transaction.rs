@@ -14,8 +14,8 @@ use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 ///
 /// One round trip; the commit waits for the disk, for which `synchronous_commit` is turned on in this transaction where it is
 /// `off` or `local`. A transaction that has changed the same row and isn't over yet is waited for: set `lock_timeout` to bound
-/// that. Until this one is over, a begin of the same key on another node waits for it up to a second. Of a pool's wrapper,
-/// such as deadpool's, give what is in it: `&*transaction`; and the outermost transaction, not a savepoint.
+/// that. Until this one is over, a begin of the same key on another node finds it in flight, and once the lease is over, unavailable. Of a
+/// pool's wrapper, such as deadpool's, give what is in it: `&*transaction`; and the outermost transaction, not a savepoint.
 ///
 /// Where another attempt was first, the statement fails, and PostgreSQL rolls back whatever it is told:
 /// [`commit`](OwnTransaction::commit) then gives no error, since this client library doesn't look at what the server answers. Go by

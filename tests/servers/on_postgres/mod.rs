@@ -3,6 +3,7 @@
 mod isolation;
 mod settings;
 mod sweeps;
+mod together;
 
 use std::thread;
 use std::time::Duration;

@@ -19,8 +19,6 @@ use crate::rival::{BoxFuture, Caller, Reader, Rival, Task};
 use crate::round_trips::Trips;
 use crate::servers::{POSTGRES_USER, PostgresServer, RedisServer};
 
-const POSTGRES_CONNECTIONS: usize = 64;
-
 pub(crate) struct Shared {
     engine: Engine,
     store: Store,
@@ -45,8 +43,7 @@ impl Store {
             Self::Postgres { sockets, .. } => {
                 let host = sockets.display();
                 let database = format!("host={host} user={POSTGRES_USER} dbname=postgres");
-                let postgres = Postgres::builder(database).connections(POSTGRES_CONNECTIONS);
-                builder.open_on(postgres.build()?)
+                builder.open_on(Postgres::builder(database).build()?)
             }
         };
         Ok(engine?)
