@@ -120,7 +120,8 @@ pub(crate) use worker::{Jobs, Worker};
 /// What is swapped has to be as durable, and as visible to every later call of any node, as the promises are meant
 /// to hold: a swap that was answered with [`Swapped::Done`] and is then lost is a lost answer, or a double grant.
 ///
-/// All calls are made in a tokio runtime of the engine's own, with its timers and sockets.
+/// All calls are made in a tokio runtime of the engine's own, with its timers and sockets. It has one thread, so that what blocks belongs
+/// into `spawn_blocking`, and `block_in_place` panics.
 pub trait Register: Send + Sync + 'static {
     /// Reads a cell.
     fn load(&self, id: RecordId) -> impl Future<Output = Result<Loaded, Refused>> + Send;
