@@ -50,6 +50,7 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     fn glance(&self, digest: &Digest, command: &Command, reads: Reads) -> Result<Glance>;
 
     /// Decides, if the command changes nothing, by what all nodes have: asks their server, if there is one.
+    #[cfg(any(feature = "tower", feature = "actix"))]
     fn look(&self, digest: &Digest, command: &Command) -> Result<Glance> {
         self.glance(digest, command, Reads::Here)
     }

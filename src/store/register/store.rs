@@ -146,6 +146,7 @@ impl<R: Register> Store for RegisterStore<R> {
         Ok(Glance::of(decision, Seen::default()))
     }
 
+    #[cfg(any(feature = "tower", feature = "actix"))]
     fn look(&self, digest: &Digest, command: &Command) -> Result<Glance> {
         let (digest, command) = (*digest, command.clone());
         self.access.waited(move |shared| async move {
