@@ -25,6 +25,7 @@
 //! | in flight, lease over | resolve | `Done` | completed, or none |
 //! | in flight, lease running | resolve | `Running` | – |
 //! | completed, or none | resolve | `Nothing` | – |
+//! | another token than expected | a command with a condition | `Running`: somebody was granted the key meanwhile | – |
 //!
 //! Over by time is a completed record from `expires_at` on, to the millisecond; and under `Rerun` an
 //! attempt whose lease is over and that started a retention ago or earlier.
@@ -62,6 +63,11 @@ pub(crate) enum Command {
     },
     Forget,
     Resolve(Resolution),
+    /// Only if the record still has this token, or there still is none.
+    If {
+        token: Option<u64>,
+        then: Box<Command>,
+    },
 }
 
 /// What a decision depends on besides record and command.
@@ -150,6 +156,10 @@ pub(crate) fn decide(record: Option<&Record>, command: &Command, context: &Conte
         Command::Release { token } => release(record, *token, context.now),
         Command::Forget => forget(record, context.now),
         Command::Resolve(resolution) => resolve(record, resolution, context.now),
+        Command::If { token, then } => match record.map(Record::token) {
+            Some(found) if Some(found) != *token => verdict(Verdict::Running),
+            _ => decide(record, then, context),
+        },
     }
 }
 

@@ -46,6 +46,13 @@ impl Record {
         }
     }
 
+    pub(crate) fn token(&self) -> u64 {
+        match self {
+            Self::InFlight(record) => record.token,
+            Self::Completed(record) => record.token,
+        }
+    }
+
     /// When the record turns into 'absent' by itself, unless an operator's hold keeps it.
     pub(crate) fn ends_at(&self) -> Timestamp {
         match self {

@@ -185,16 +185,16 @@ impl Guard {
 
     async fn keep(&self, reply: &Reply) -> Result<()> {
         self.check_size(reply)?;
-        self.outrun_earlier_attempts().await?;
+        self.outrun_earlier_attempts(reply).await?;
         self.settle(self.completion(reply)).await.map(drop)
     }
 
     /// An earlier attempt may have a transaction that commits effect and reply: it can't any more, or was first.
-    async fn outrun_earlier_attempts(&self) -> Result<()> {
+    async fn outrun_earlier_attempts(&self, reply: &Reply) -> Result<()> {
         let Some(reconciler) = self.core.reconciler.as_ref().filter(|_| self.attempt() > 1) else {
             return Ok(());
         };
-        let outruns = reconciler.outruns(&self.key, self.digest, self.token());
+        let outruns = reconciler.outruns(&self.key, self.digest, self.token(), reply);
         if outruns.await? {
             return Ok(());
         }

@@ -59,14 +59,16 @@ impl Engine {
     ///
     /// As [`forget`](Engine::forget).
     pub async fn forget_async(&self, key: &Key) -> Result<bool> {
-        let had_outcome = match &self.core.reconciler {
+        let (had_outcome, command) = match &self.core.reconciler {
             Some(reconciler) => {
                 let digest = self.core.store.secret().digest(key);
-                reconciler.forget(key, digest).await?
+                let (had_outcome, fenced) = reconciler.forget(key, digest).await?;
+                let command = fenced.then(Command::Forget);
+                (had_outcome, command.ok_or_else(|| running("forgotten"))?)
             }
-            None => false,
+            None => (false, Command::Forget),
         };
-        match self.core.command(key, Command::Forget).await? {
+        match self.core.command(key, command).await? {
             Verdict::Done => Ok(true),
             Verdict::Nothing => Ok(had_outcome),
             Verdict::Running => Err(running("forgotten")),
@@ -97,12 +99,15 @@ impl Engine {
         if let Resolution::Complete(reply) = &resolution {
             self.core.check_reply(reply)?;
         }
+        let mut command = Command::Resolve(resolution);
         if let Some(reconciler) = &self.core.reconciler {
             // What was committed isn't for anybody to decide any more.
             let digest = self.core.store.secret().digest(key);
-            reconciler.reconcile_for_good(key, digest).await?;
+            let fenced = reconciler.reconcile_for_good(key, digest).await?;
+            let fenced = fenced.then(command);
+            command = fenced.ok_or_else(|| running("resolved"))?;
         }
-        match self.core.command(key, Command::Resolve(resolution)).await? {
+        match self.core.command(key, command).await? {
             Verdict::Done => Ok(()),
             Verdict::Running => Err(running("resolved")),
             Verdict::Nothing => Err(Error::new(

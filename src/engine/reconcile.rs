@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::outcome::{OnAbandon, Resolution};
 use crate::record::{CompletedRecord, InFlightRecord, Record, Stored};
+use crate::reply::Reply;
 use crate::secret::Digest;
 use crate::store::{Answer, Request, Seen, Store};
 
@@ -75,6 +76,15 @@ pub(super) enum Reconciled {
     NoOutcome { token: u64 },
 }
 
+/// Whether a key is fit to be settled by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fenced {
+    /// An attempt's lease is running.
+    Running,
+    /// Nothing commits any more but what is granted from now on. The record's token, if there is a record.
+    Key { token: Option<u64> },
+}
+
 /// Brings a store up to date with the outcomes.
 #[derive(Debug)]
 pub(super) struct Reconciler {
@@ -105,76 +115,104 @@ impl Reconciler {
     }
 
     /// The same before an operator decides: of an attempt whose lease is over, nothing can commit any more.
-    pub(super) async fn reconcile_for_good(&self, key: &Key, digest: Digest) -> Result<()> {
-        let Reconciled::NoOutcome { .. } = self.reconcile(key, digest).await? else {
-            return Ok(());
-        };
-        let attempt = self.attempt(&digest)?;
+    pub(super) async fn reconcile_for_good(&self, key: &Key, digest: Digest) -> Result<Fenced> {
+        let reconciled = self.reconcile(key, digest).await?;
+        let record = self.store.load(&digest)?.map(|stored| stored.record);
         let now = self.timeline.now();
-        match attempt.filter(|attempt| attempt.lease_until <= now) {
-            Some(attempt) => self.fence(key, digest, &attempt).await.map(drop),
-            None => Ok(()),
+        match (reconciled, record) {
+            (_, None) => Ok(Fenced::Key { token: None }),
+            (_, Some(Record::Completed(record))) => Ok(Fenced::Key {
+                token: Some(record.token),
+            }),
+            (Reconciled::NoOutcome { token }, Some(Record::InFlight(attempt)))
+                if attempt.token == token && attempt.lease_until <= now =>
+            {
+                self.fence(key, digest, &attempt).await?;
+                Ok(Fenced::Key { token: Some(token) })
+            }
+            (_, Some(Record::InFlight(_))) => Ok(Fenced::Running),
         }
     }
 
-    /// Completes every attempt that has an outcome; lets go of those that are remembered for long enough.
+    /// Completes every attempt that has an outcome.
     pub(super) async fn reconcile_all(&self) -> Result<()> {
+        self.over_all(false).await
+    }
+
+    /// What a sweep does beside the store's own: also lets go of attempts that are remembered for long enough.
+    pub(super) async fn tidy(&self) -> Result<()> {
+        let reconciled = self.over_all(true).await;
+        while self.outcomes.sweep(self.timeline.now()).await? > 0 {}
+        reconciled
+    }
+
+    /// Goes on after an error, which may be one key's alone; gives the first.
+    async fn over_all(&self, lets_go: bool) -> Result<()> {
+        let mut first = Ok(());
         for some in self.store.in_flight()?.chunks(ASKED_AT_ONCE) {
             let asked: Vec<_> = some
                 .iter()
                 .map(|stored| (stored, self.outcomes.load(&stored.digest)))
                 .collect();
             for (stored, outcome) in asked {
-                let Record::InFlight(attempt) = &stored.record else {
-                    continue;
-                };
-                let Some(key) = self.key_of(stored)? else {
-                    continue;
-                };
-                match outcome.await? {
-                    Some(found) if found.is_of(attempt) => {
-                        self.complete(&key, stored.digest, attempt.token, found.record)
-                            .await?;
-                    }
-                    _ if self.is_remembered_enough(attempt) => {
-                        self.let_go(&key, stored.digest, attempt).await?;
-                    }
-                    _ => {}
-                }
+                let settled = self.settle(stored, outcome.await, lets_go).await;
+                first = first.and(settled);
             }
         }
-        Ok(())
+        first
     }
 
-    /// What a sweep does beside the store's own.
-    pub(super) async fn tidy(&self) -> Result<()> {
-        self.reconcile_all().await?;
-        while self.outcomes.sweep(self.timeline.now()).await? > 0 {}
-        Ok(())
+    async fn settle(
+        &self,
+        stored: &Stored,
+        outcome: Result<Option<Found>>,
+        lets_go: bool,
+    ) -> Result<()> {
+        let Record::InFlight(attempt) = &stored.record else {
+            return Ok(());
+        };
+        let Some(key) = self.key_of(stored)? else {
+            return Ok(());
+        };
+        let (digest, token) = (stored.digest, attempt.token);
+        match outcome? {
+            Some(found) if found.is_of(attempt) => {
+                self.complete(&key, digest, token, found.record).await
+            }
+            _ if lets_go && self.is_remembered_enough(attempt) => {
+                self.let_go(&key, digest, attempt).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes away a key's outcome, unless an attempt at the key is running. Gives whether there was one.
-    pub(super) async fn forget(&self, key: &Key, digest: Digest) -> Result<bool> {
+    pub(super) async fn forget(&self, key: &Key, digest: Digest) -> Result<(bool, Fenced)> {
         if self.is_running(&digest)? {
-            return Ok(false);
+            return Ok((false, Fenced::Running));
         }
         // While the record is unsettled, an outcome is the only proof of what was committed.
-        self.reconcile_for_good(key, digest).await?;
-        if self.is_running(&digest)? {
-            // It was granted again meanwhile.
-            return Ok(false);
+        let fenced = self.reconcile_for_good(key, digest).await?;
+        if fenced == Fenced::Running {
+            return Ok((false, fenced));
         }
         let Some(found) = self.outcomes.load(&digest).await? else {
-            return Ok(false);
+            return Ok((false, fenced));
         };
         let times = self.times(found.record.expires_at);
         self.outcomes.erase(&digest, &found, times).await?;
-        Ok(true)
+        Ok((true, fenced))
     }
 
     /// Before a later attempt completes its key otherwise than in a transaction: `false` if an earlier one was first, whose outcome
     /// the key has then.
-    pub(super) async fn outruns(&self, key: &Key, digest: Digest, token: u64) -> Result<bool> {
+    pub(super) async fn outruns(
+        &self,
+        key: &Key,
+        digest: Digest,
+        token: u64,
+        reply: &Reply,
+    ) -> Result<bool> {
         let Some(attempt) = self.attempt(&digest)?.filter(|found| found.token == token) else {
             // The store will say so.
             return Ok(true);
@@ -184,7 +222,12 @@ impl Reconciler {
             ..attempt.clone()
         };
         match self.fence_at(digest, &earlier).await? {
-            Some(found) if found.token == token => Ok(true),
+            Some(found) if found.token == token => {
+                // Its own transaction has committed after all, with this reply or another one.
+                let is_same = found.record.reply == *reply;
+                self.complete(key, digest, token, found.record).await?;
+                Ok(is_same)
+            }
             Some(found) if found.is_of(&attempt) => {
                 self.complete(key, digest, token, found.record).await?;
                 Ok(false)
@@ -249,7 +292,10 @@ impl Reconciler {
     /// Frees a key, if no transaction was first.
     async fn let_go(&self, key: &Key, digest: Digest, attempt: &InFlightRecord) -> Result<()> {
         if self.fence(key, digest, attempt).await? {
-            let release = Command::Resolve(Resolution::Release);
+            let release = Command::If {
+                token: Some(attempt.token),
+                then: Box::new(Command::Resolve(Resolution::Release)),
+            };
             self.submit(key, digest, release).await?;
         }
         Ok(())
@@ -313,6 +359,19 @@ impl Reconciler {
         let (answer, pending) = Answer::new(Arc::downgrade(&self.store), &request);
         self.store.submit(request, answer);
         pending.await.unwrap_or_else(|| Err(Error::closed()))
+    }
+}
+
+impl Fenced {
+    /// The command, as long as nobody else is granted the key before. `None` while somebody is.
+    pub(super) fn then(self, command: Command) -> Option<Command> {
+        match self {
+            Self::Running => None,
+            Self::Key { token } => Some(Command::If {
+                token,
+                then: Box::new(command),
+            }),
+        }
     }
 }
 

@@ -184,13 +184,12 @@ pub struct Uncommitted {
 impl Uncommitted {
     /// Lets retries have the reply, after the commit.
     ///
-    /// With an engine of a folder, looks for the outcome in the database, and waits for the disk. On a register there is nothing
-    /// more to be done.
+    /// Looks into the database whether the reply is there. With an engine of a folder, waits for the disk then.
     ///
     /// # Errors
     ///
-    /// As [`Guard::complete`]; what was committed stands, and is found by the next begin after the lease's end.
-    /// [`ErrorKind::LeaseLost`] if it wasn't: PostgreSQL rolls back, and says so to nobody, where a transaction is committed in which a statement has failed.
+    /// As [`Guard::complete`]; what was committed stands, and is found by the next begin after the lease's end. Drop the guard then
+    /// that is in the error, unless it is [`ErrorKind::LeaseLost`]: the transaction hasn't committed. PostgreSQL rolls back, and says so to nobody, where a transaction is committed in which a statement has failed.
     pub fn confirm(self) -> Result<(), CompleteError> {
         block_on(self.confirm_async())
     }
@@ -235,18 +234,20 @@ impl fmt::Debug for Uncommitted {
 
 impl Guard {
     async fn confirmed(&self, reply: &Reply) -> Result<()> {
+        let not_committed = || {
+            Error::new(
+                ErrorKind::LeaseLost,
+                "the transaction hasn't committed, or the key was forgotten since: nothing is confirmed",
+            )
+        };
         let Some(reconciler) = &self.core.reconciler else {
-            self.core.store.confirmed(&self.digest);
-            return Ok(());
+            let confirmed = self.core.store.confirmed(&self.digest, self.token());
+            let is_there = confirmed.ok_or_else(other_database)?.await?;
+            return is_there.then_some(()).ok_or_else(not_committed);
         };
         match reconciler.outcomes.load(&self.digest).await? {
             Some(found) if found.token == self.token() => {}
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::LeaseLost,
-                    "the transaction hasn't committed, or the key was forgotten since: nothing is confirmed",
-                ));
-            }
+            _ => return Err(not_committed()),
         }
         match self.keep_committed(reply).await {
             // Whoever was granted the key meanwhile gives way to this outcome.

@@ -119,15 +119,20 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
         let _ = digest;
     }
 
-    /// Is told that a transaction has completed a key.
+    /// Looks whether a transaction has completed a key for the attempt with that token. `None` if there are no transactions.
     #[cfg(any(test, feature = "register"))]
-    fn confirmed(&self, digest: &Digest) {
-        let _ = digest;
+    fn confirmed(&self, digest: &Digest, token: u64) -> Option<Confirmed> {
+        let _ = (digest, token);
+        None
     }
 
     /// Refuses new work, finishes what is queued, ends the store's threads and lets go of its files.
     fn close(&self) -> Result<()>;
 }
+
+/// Whether it has.
+#[cfg(any(test, feature = "register"))]
+pub(crate) type Confirmed = Pin<Box<dyn Future<Output = Result<bool>> + Send>>;
 
 /// What a store drafts for a transaction of the caller's.
 #[cfg(any(test, feature = "register"))]

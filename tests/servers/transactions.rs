@@ -351,6 +351,28 @@ fn a_completion_in_a_transaction_takes_one_round_trip_of_its_connection_and_none
 }
 
 #[test]
+fn a_rollback_that_nobody_noticed_is_noticed_by_the_confirmation() {
+    on_both(|bench| {
+        let engine = bench.open();
+        let mut client = bench.client();
+        let transaction = paid(&mut client, "failed");
+        let uncommitted = completed(granted(begin(&engine)), &transaction, "failed");
+        let failed = RUNTIME.block_on(transaction.batch_execute("SELECT 1 / 0"));
+        failed.unwrap_err();
+        commit(transaction).unwrap();
+        let refused = uncommitted.confirm().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::LeaseLost);
+        let (guard, ..) = refused.into_parts();
+        let transaction = paid(&mut client, "paid");
+        let uncommitted = completed(guard, &transaction, "paid");
+        commit(transaction).unwrap();
+        uncommitted.confirm().unwrap();
+        assert_replayed(&begin(&engine), "paid");
+        assert_eq!(bench.payments(), "paid");
+    });
+}
+
+#[test]
 fn opening_makes_the_table_of_the_outcomes_and_fails_while_the_database_does_not_answer() {
     let Some(mut bench) = Bench::new(Form::Outcomes) else {
         return;

@@ -53,6 +53,7 @@ macro_rules! with_scenarios {
             operations:
                 forget_frees_what_is_completed_or_lapsed_and_refuses_what_runs
                 resolve_settles_what_is_lapsed_and_nothing_else
+                a_condition_that_does_not_hold_changes_nothing
                 a_sweep_removes_what_is_over_and_nothing_else;
         }
     };

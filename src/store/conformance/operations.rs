@@ -45,6 +45,25 @@ pub(super) fn resolve_settles_what_is_lapsed_and_nothing_else(make: &Make<'_>) {
     }
 }
 
+pub(super) fn a_condition_that_does_not_hold_changes_nothing(make: &Make<'_>) {
+    let bench = make(OnAbandon::Rerun);
+    let forget_if = |token| {
+        let then = Box::new(Command::Forget);
+        bench.ask(Command::If { token, then })
+    };
+    assert_eq!(forget_if(None), Verdict::Nothing);
+    assert_eq!(forget_if(Some(1)), Verdict::Nothing);
+    let first = bench.granted("request");
+    bench.pass(LEASE);
+    assert_eq!(forget_if(None), Verdict::Running);
+    let second = bench.granted("request");
+    bench.complete(second.token, "a");
+    assert_eq!(forget_if(Some(first.token)), Verdict::Running);
+    assert!(bench.is_replayed("request", "a"));
+    assert_eq!(forget_if(Some(second.token)), Verdict::Done);
+    assert_eq!(bench.record(), None);
+}
+
 pub(super) fn a_sweep_removes_what_is_over_and_nothing_else(make: &Make<'_>) {
     let bench = make(OnAbandon::Rerun);
     for key in 0..20 {

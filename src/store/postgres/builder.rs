@@ -11,6 +11,7 @@ use tokio_postgres::{Config, NoTls, Socket};
 use super::dial::{Dial, Dialer};
 use super::link::Link;
 use super::sql::Sql;
+use super::together::Queue;
 use super::{Postgres, Shared};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -145,7 +146,7 @@ impl PostgresBuilder {
             shared: Arc::new(Shared {
                 link,
                 sql,
-                queue: Arc::default(),
+                queue: Queue::default(),
                 origin,
             }),
         })

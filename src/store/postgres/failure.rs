@@ -50,6 +50,11 @@ impl Failure {
         }
     }
 
+    /// Whether the same may work a little later.
+    pub(super) fn may_pass(self) -> bool {
+        matches!(self, Self::Passing | Self::OtherConnection)
+    }
+
     /// Whether the connection can be used again.
     pub(super) fn spares_connection(self) -> bool {
         matches!(self, Self::Passing | Self::Refused)

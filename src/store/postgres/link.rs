@@ -13,7 +13,7 @@ use deadpool_postgres::{
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Config, Row, SimpleQueryMessage};
+use tokio_postgres::{Config, Row, SimpleQueryMessage, Statement as Prepared};
 
 use super::dial::{Deaf, Dial};
 use super::failure::Failure;
@@ -26,9 +26,11 @@ use crate::store::register::Refused;
 const MOST_TRIES: u32 = 8;
 /// The pause before the second try; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-/// How long a statement waits for a row that a transaction of somebody's has changed and not yet committed. A call may have to
-/// do so more than once.
+/// How long a patient statement waits for a row that a transaction of somebody's has changed and not yet committed. A call may
+/// have to do so more than once.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How long any other does.
+const SHORT_LOCK_WAIT: Duration = Duration::from_millis(50);
 
 /// A connection of the pool's, and its prepared statements.
 pub(super) type Connection = ClientWrapper;
@@ -42,8 +44,10 @@ pub(super) struct Statement<'a> {
 
 /// Why a transaction hasn't committed.
 pub(super) enum Undone {
+    /// It wasn't begun.
+    Refused(Refused),
     /// Nothing has changed.
-    Nothing,
+    Nothing(Failure, tokio_postgres::Error),
     /// It may have, after all.
     Unknown(tokio_postgres::Error),
 }
@@ -143,9 +147,34 @@ impl Link {
                 // The idle ones are of the same sort.
                 self.pool.retain(|_, _| false);
             }
-            let may_pass = matches!(failure, Failure::Passing | Failure::OtherConnection);
-            if !may_pass || tries_left == 0 {
+            if !failure.may_pass() || tries_left == 0 {
                 return Err(failure.refused(error));
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+        unreachable!("the last try returns")
+    }
+
+    /// One statement that may wait for a row which somebody has locked.
+    pub(super) async fn patiently(
+        &self,
+        sql: &Sql,
+        statement: Statement<'_>,
+    ) -> Result<Vec<Row>, Refused> {
+        let lock_wait = LOCK_WAIT.min(self.timeout / 4).as_millis();
+        let begin = format!("BEGIN; SET LOCAL lock_timeout = {lock_wait}");
+        let statements = [statement];
+        let mut pause = FIRST_PAUSE;
+        for tries_left in (0..MOST_TRIES).rev() {
+            let (failure, error) = match self.transaction(sql, &begin, &statements).await {
+                Ok(mut rows) => return Ok(rows.pop().unwrap_or_default()),
+                Err(Undone::Refused(refused)) => return Err(refused),
+                Err(Undone::Unknown(error)) => return Err(Refused::unknown(error)),
+                Err(Undone::Nothing(failure, error)) => (failure, error),
+            };
+            if !failure.may_pass() || tries_left == 0 {
+                return Err(Refused::unchanged(error));
             }
             sleep(pause).await;
             pause *= 2;
@@ -157,42 +186,50 @@ impl Link {
     pub(super) async fn transaction(
         &self,
         sql: &Sql,
+        begin: &str,
         statements: &[Statement<'_>],
     ) -> Result<Vec<Vec<Row>>, Undone> {
-        let lent = self.lend(sql).await.map_err(|_| Undone::Nothing)?;
-        let Ok(results) = lent.transaction(statements).await else {
-            // They couldn't even be prepared.
-            return Err(Undone::Nothing);
-        };
-        let mut rows = Vec::with_capacity(results.len());
-        let mut worst: Option<(Failure, tokio_postgres::Error)> = None;
-        for result in results {
-            match result {
+        let lent = self.lend(sql).await.map_err(Undone::Refused)?;
+        let prepared = lent.prepared(statements).await;
+        let prepared = prepared.map_err(|error| Undone::Nothing(Failure::of(&error), error))?;
+        let Results {
+            begun,
+            made,
+            committed,
+        } = lent.transaction(begin, statements, &prepared).await;
+        let mut rows = Vec::with_capacity(made.len());
+        let mut first = None;
+        for made in made {
+            match made {
                 Ok(found) => rows.push(found),
-                Err(error) => {
-                    let failure = Failure::of(&error);
-                    if worst.is_none() || failure == Failure::Broken {
-                        worst = Some((failure, error));
-                    }
-                }
+                Err(error) => first = first.or(Some(error)),
             }
         }
-        match worst {
-            None => {
+        let undone = match (begun, committed, first) {
+            (Ok(()), Ok(()), None) => {
                 lent.give_back();
-                Ok(rows)
+                return Ok(rows);
             }
-            Some((Failure::Broken, error)) => {
-                self.pool.retain(|_, _| false);
-                Err(Undone::Unknown(error))
-            }
-            Some((failure, _)) => {
+            // The server has failed one of them, and so has rolled back.
+            (Ok(()), Ok(()), Some(error)) if error.code().is_some() => {
+                let failure = Failure::of(&error);
                 if failure.spares_connection() {
                     lent.give_back();
                 }
-                Err(Undone::Nothing)
+                Undone::Nothing(failure, error)
             }
+            // Without a transaction around them, the others were transactions of their own. Or the answer was of no use.
+            (Err(error), ..) | (Ok(()), Ok(()), Some(error)) => Undone::Unknown(error),
+            (Ok(()), Err(error), _) => match Failure::of(&error) {
+                Failure::Broken => Undone::Unknown(error),
+                failure => Undone::Nothing(failure, error),
+            },
+        };
+        if let Undone::Unknown(_) | Undone::Nothing(Failure::OtherConnection, _) = &undone {
+            // The idle ones are of the same sort.
+            self.pool.retain(|_, _| false);
         }
+        Err(undone)
     }
 
     async fn lend(&self, sql: &Sql) -> Result<Lent, Refused> {
@@ -206,7 +243,7 @@ impl Link {
 
 /// What holds on every connection: a commit is on the disk, and nothing waits for longer than whoever asked.
 fn session(timeout: Duration) -> String {
-    let lock_wait = LOCK_WAIT.min(timeout / 4);
+    let lock_wait = SHORT_LOCK_WAIT.min(timeout / 4);
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; \
          SELECT set_config('synchronous_commit', 'on', false) \
@@ -245,39 +282,53 @@ impl Lent {
         connection.query(&prepared, parameters).await
     }
 
-    /// What each statement came to. Where one has failed, the server rolls back at the end.
-    async fn transaction(
+    async fn prepared(
         &self,
         statements: &[Statement<'_>],
-    ) -> Result<Vec<Result<Vec<Row>, tokio_postgres::Error>>, tokio_postgres::Error> {
-        let connection = self.connection();
+    ) -> Result<Vec<Prepared>, tokio_postgres::Error> {
         let mut prepared = Vec::with_capacity(statements.len());
         for statement in statements {
-            prepared.push(connection.prepare_cached(statement.text).await?);
+            prepared.push(self.connection().prepare_cached(statement.text).await?);
         }
-        let bare = |text: &'static str| -> Answer<'_> {
-            Box::pin(async move { connection.batch_execute(text).await.map(|()| Vec::new()) })
+        Ok(prepared)
+    }
+
+    async fn transaction(
+        &self,
+        begin: &str,
+        statements: &[Statement<'_>],
+        prepared: &[Prepared],
+    ) -> Results {
+        let connection = self.connection();
+        let bare = |text: &str| -> Answer<'_> {
+            let text = text.to_owned();
+            Box::pin(async move { connection.batch_execute(&text).await.map(|()| Vec::new()) })
         };
-        let mut answers = vec![bare("BEGIN")];
-        for (statement, prepared) in statements.iter().zip(&prepared) {
+        let mut answers = vec![bare(begin)];
+        for (statement, prepared) in statements.iter().zip(prepared) {
             answers.push(Box::pin(connection.query(prepared, &statement.parameters)));
         }
         answers.push(bare("COMMIT"));
-        let mut results = all(answers).await;
-        // Its own rows, if it went well; its error, if not.
-        let commit = results.pop();
-        let begin = results.drain(..1).next();
-        for frame in [begin, commit].into_iter().flatten() {
-            if frame.is_err() {
-                results.push(frame);
-            }
+        let mut results = all(answers).await.into_iter();
+        let first = results.next().map_or(Ok(()), |first| first.map(drop));
+        let committed = results.next_back().map_or(Ok(()), |done| done.map(drop));
+        Results {
+            begun: first,
+            made: results.collect(),
+            committed,
         }
-        Ok(results)
     }
 
     fn give_back(mut self) {
         drop(self.0.take());
     }
+}
+
+/// What came of a transaction's parts.
+struct Results {
+    begun: Result<(), tokio_postgres::Error>,
+    made: Vec<Result<Vec<Row>, tokio_postgres::Error>>,
+    committed: Result<(), tokio_postgres::Error>,
 }
 
 type Answer<'a> =

@@ -76,7 +76,7 @@ pub struct Postgres {
 struct Shared {
     link: Link,
     sql: Sql,
-    queue: Arc<Queue>,
+    queue: Queue,
     /// Tells this node's announcements from the others'.
     origin: String,
 }

@@ -1,26 +1,29 @@
 //! Changes that come at once are made in one transaction, so that they share one commit and one flight to the server and back.
 //!
-//! A few transactions are under way at a time; what comes meanwhile waits for the next. A caller whose turn it is takes along those who
-//! wait. Alone, it makes a statement of its own, without a transaction around it.
+//! A few tasks make what is in the queue, as much of it at a time as goes together. They don't wait for a row that somebody else
+//! has locked: such a change, and those that were made with it, go back to their callers, who make them alone and with more patience.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Shared;
+use super::failure::is_locked;
 use super::link::{Statement, Undone};
 use super::register::Opaque;
 use crate::store::register::{RecordId, Refused};
 use crate::sync::Mutex;
 
-/// How many transactions are under way at once.
+/// How many tasks make changes at once.
 const MOST_AT_ONCE: usize = 4;
-/// How many changes one makes.
+/// How many changes one transaction makes, and about how many bytes of values.
 const MOST_TOGETHER: usize = 64;
+const MOST_BYTES: usize = 1 << 20;
 
 /// A row that is to be put under an id, if there is none, or the expected version.
 pub(super) struct Change {
@@ -31,14 +34,14 @@ pub(super) struct Change {
     pub(super) ends_at_ms: i64,
 }
 
-/// Who waits for a turn.
+/// Who waits for a change.
 #[derive(Default)]
 pub(super) struct Queue(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
-    under_way: usize,
+    tasks: usize,
 }
 
 struct Waiting {
@@ -50,72 +53,78 @@ enum Told {
     /// What the change's statement gave.
     Rows(Vec<Row>),
     Failed(Refused),
-    /// Together it failed, and nothing was changed.
+    /// Nothing was changed; alone it may be.
     Alone,
-    Turn(Turn),
 }
 
-/// The right to one transaction. It passes to the next in line when it is dropped.
-struct Turn {
-    queue: Arc<Queue>,
-    is_held: bool,
+/// A task.
+struct Maker {
+    shared: Arc<Shared>,
+    /// Among the queue's tasks.
+    counts: bool,
 }
 
 impl Shared {
     /// Makes a change, with those of others if there are any; gives what its statement gave.
-    pub(super) async fn make(&self, change: Change) -> Result<Vec<Row>, Refused> {
+    pub(super) async fn make(self: &Arc<Self>, change: Change) -> Result<Vec<Row>, Refused> {
         let change = Arc::new(change);
-        let turn = match Queue::join(&self.queue, &change) {
-            Joined::Now(turn) => turn,
-            Joined::Later(told) => match told.await {
-                Ok(Told::Rows(rows)) => return Ok(rows),
-                Ok(Told::Failed(refused)) => return Err(refused),
-                Ok(Told::Alone) => return self.make_alone(&change).await,
-                Ok(Told::Turn(turn)) => turn,
-                Err(_) => {
-                    return Err(Refused::unknown(
-                        "the call that made this change with its own was given up",
-                    ));
-                }
-            },
+        let (tell, told) = oneshot::channel();
+        let waiting = Waiting {
+            change: Arc::clone(&change),
+            tell,
         };
-        let others = turn.take(change.id);
-        if others.is_empty() {
-            return self.make_alone(&change).await;
+        if self.queue.join(waiting) {
+            let (shared, counts) = (Arc::clone(self), true);
+            tokio::spawn(Maker { shared, counts }.work());
         }
-        let changes: Vec<&Change> = std::iter::once(&*change)
-            .chain(others.iter().map(|other| &*other.change))
-            .collect();
-        match self.make_together(&changes).await {
-            Ok(rows) => {
-                let mut rows = rows.into_iter();
-                let own = rows.next().unwrap_or_default();
-                for (other, rows) in others.into_iter().zip(rows) {
-                    drop(other.tell.send(Told::Rows(rows)));
-                }
-                Ok(own)
+        match told.await {
+            Ok(Told::Rows(rows)) => Ok(rows),
+            Ok(Told::Failed(refused)) => Err(refused),
+            Ok(Told::Alone) => {
+                let columns = Columns::of(&change);
+                let statement = self.statement(&columns);
+                self.link.patiently(&self.sql, statement).await
             }
-            Err(Undone::Nothing) => {
-                drop(turn);
-                for other in others {
-                    drop(other.tell.send(Told::Alone));
+            Err(_) => Err(Refused::unknown("the change was given up under way")),
+        }
+    }
+
+    /// Makes some changes, and tells whoever waits for them.
+    async fn make_all(&self, waiting: Vec<Waiting>) {
+        let changes: Vec<&Change> = waiting.iter().map(|waiting| &*waiting.change).collect();
+        let made = match changes[..] {
+            [change] => self.make_one(change).await.map(|rows| vec![rows]),
+            _ => self.make_together(&changes).await,
+        };
+        match made {
+            Ok(rows) => {
+                for (waiting, rows) in waiting.into_iter().zip(rows) {
+                    drop(waiting.tell.send(Told::Rows(rows)));
                 }
-                self.make_alone(&change).await
+            }
+            Err(Undone::Refused(refused)) if waiting.len() == 1 && !is_locked(&refused) => {
+                let only = waiting.into_iter().next();
+                only.map(|only| only.tell.send(Told::Failed(refused)));
+            }
+            Err(Undone::Refused(_) | Undone::Nothing(..)) => {
+                for waiting in waiting {
+                    drop(waiting.tell.send(Told::Alone));
+                }
             }
             Err(Undone::Unknown(error)) => {
-                for other in others {
+                for waiting in waiting {
                     let refused = Refused::unknown(error.to_string());
-                    drop(other.tell.send(Told::Failed(refused)));
+                    drop(waiting.tell.send(Told::Failed(refused)));
                 }
-                Err(Refused::unknown(error))
             }
         }
     }
 
-    async fn make_alone(&self, change: &Change) -> Result<Vec<Row>, Refused> {
+    async fn make_one(&self, change: &Change) -> Result<Vec<Row>, Undone> {
         let columns = Columns::of(change);
-        let (text, parameters) = self.statement(&columns);
-        self.link.rows(&self.sql, text, &parameters).await
+        let Statement { text, parameters } = self.statement(&columns);
+        let rows = self.link.rows(&self.sql, text, &parameters).await;
+        rows.map_err(Undone::Refused)
     }
 
     async fn make_together(&self, changes: &[&Change]) -> Result<Vec<Vec<Row>>, Undone> {
@@ -123,31 +132,30 @@ impl Shared {
         // Whoever locks rows in this order waits for nobody who waits for it.
         let mut order: Vec<_> = (0..columns.len()).collect();
         order.sort_unstable_by_key(|place| changes[*place].id.as_bytes());
-        let statements = order.iter().map(|place| {
-            let (text, parameters) = self.statement(&columns[*place]);
-            Statement { text, parameters }
-        });
+        let statements = order.iter().map(|place| self.statement(&columns[*place]));
         let statements: Vec<_> = statements.collect();
-        let rows = self.link.transaction(&self.sql, &statements).await?;
+        let begin = "BEGIN";
+        let rows = self.link.transaction(&self.sql, begin, &statements).await?;
         let mut in_place: Vec<_> = order.into_iter().zip(rows).collect();
         in_place.sort_unstable_by_key(|(place, _)| *place);
         Ok(in_place.into_iter().map(|(_, rows)| rows).collect())
     }
 
-    fn statement<'a>(&'a self, columns: &'a Columns<'_>) -> (&'a str, Vec<&'a (dyn ToSql + Sync)>) {
+    fn statement<'a>(&'a self, columns: &'a Columns<'_>) -> Statement<'a> {
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
             &columns.id,
             &columns.version,
             &columns.bytes,
             &columns.ends_at_ms,
         ];
-        match &columns.expected {
-            None => (&self.sql.insert, parameters),
+        let text = match &columns.expected {
+            None => &self.sql.insert,
             Some(expected) => {
                 parameters.push(expected);
-                (&self.sql.update, parameters)
+                &self.sql.update
             }
-        }
+        };
+        Statement { text, parameters }
     }
 }
 
@@ -172,70 +180,62 @@ impl<'a> Columns<'a> {
     }
 }
 
-enum Joined {
-    Now(Turn),
-    Later(oneshot::Receiver<Told>),
-}
-
 impl Queue {
-    fn join(queue: &Arc<Self>, change: &Arc<Change>) -> Joined {
-        let mut state = queue.0.lock();
-        if state.under_way < MOST_AT_ONCE {
-            state.under_way += 1;
-            return Joined::Now(Turn::of(queue));
-        }
-        let (tell, told) = oneshot::channel();
-        state.waiting.push_back(Waiting {
-            change: Arc::clone(change),
-            tell,
-        });
-        Joined::Later(told)
-    }
-}
-
-impl Turn {
-    fn of(queue: &Arc<Queue>) -> Self {
-        Self {
-            queue: Arc::clone(queue),
-            is_held: true,
-        }
+    /// Whether one more task is to be started.
+    fn join(&self, waiting: Waiting) -> bool {
+        let mut state = self.0.lock();
+        state.waiting.push_back(waiting);
+        let is_one_more = state.tasks < MOST_AT_ONCE;
+        state.tasks += usize::from(is_one_more);
+        is_one_more
     }
 
-    /// Those who go along, with other ids each: what one transaction did twice to a row couldn't be told apart.
-    fn take(&self, own: RecordId) -> Vec<Waiting> {
-        let mut state = self.queue.0.lock();
-        let mut ids = HashSet::from([own]);
+    /// What a task is to make next, whose callers are still there; if there is nothing, the task counts no more. Each id is
+    /// there once: what one transaction did twice to a row couldn't be told apart.
+    fn next(&self) -> Vec<Waiting> {
+        let mut state = self.0.lock();
+        let (mut ids, mut bytes) = (HashSet::new(), 0);
         let (mut taken, mut left) = (Vec::new(), VecDeque::new());
         while let Some(next) = state.waiting.pop_front() {
-            if taken.len() + 1 < MOST_TOGETHER && ids.insert(next.change.id) {
+            if next.tell.is_closed() {
+                continue;
+            }
+            let has_room = taken.len() < MOST_TOGETHER && bytes < MOST_BYTES;
+            if has_room && ids.insert(next.change.id) {
+                bytes += next.change.bytes.len();
                 taken.push(next);
             } else {
                 left.push_back(next);
             }
         }
         state.waiting = left;
+        if taken.is_empty() {
+            state.tasks -= 1;
+        }
         taken
     }
 }
 
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if !self.is_held {
-            return;
-        }
+impl Maker {
+    async fn work(mut self) {
+        let shared = Arc::clone(&self.shared);
         loop {
-            let mut state = self.queue.0.lock();
-            let Some(next) = state.waiting.pop_front() else {
-                state.under_way -= 1;
+            let waiting = shared.queue.next();
+            if waiting.is_empty() {
+                self.counts = false;
                 return;
-            };
-            drop(state);
-            let passed_on = next.tell.send(Told::Turn(Self::of(&self.queue)));
-            // If nobody is there any more, the turn is still this one's.
-            let Err(Told::Turn(mut unused)) = passed_on else {
-                return;
-            };
-            unused.is_held = false;
+            }
+            // Whoever waits is told that it is unclear, if this takes too long.
+            drop(timeout(shared.link.timeout, shared.make_all(waiting)).await);
+        }
+    }
+}
+
+/// Dropped with its runtime, say.
+impl Drop for Maker {
+    fn drop(&mut self) {
+        if self.counts {
+            self.shared.queue.0.lock().tasks -= 1;
         }
     }
 }
@@ -245,64 +245,60 @@ mod tests {
     use super::*;
     use crate::secret::Digest;
 
-    fn change(id: u8) -> Arc<Change> {
-        Arc::new(Change {
+    fn waiting(id: u8, bytes: usize) -> (Waiting, oneshot::Receiver<Told>) {
+        let (tell, told) = oneshot::channel();
+        let change = Arc::new(Change {
             id: RecordId(Digest([id; 32])),
             expected: None,
             version: 1,
-            bytes: Bytes::new(),
+            bytes: vec![0; bytes].into(),
             ends_at_ms: 0,
-        })
+        });
+        (Waiting { change, tell }, told)
     }
 
-    fn later(queue: &Arc<Queue>, id: u8) -> oneshot::Receiver<Told> {
-        match Queue::join(queue, &change(id)) {
-            Joined::Later(told) => told,
-            Joined::Now(_) => panic!("there was a turn left"),
+    fn ids(waiting: &[Waiting]) -> Vec<u8> {
+        let ids = waiting
+            .iter()
+            .map(|waiting| waiting.change.id.as_bytes()[0]);
+        ids.collect()
+    }
+
+    #[test]
+    fn each_id_goes_once_at_a_time_and_who_has_gone_does_not() {
+        let queue = Queue::default();
+        let mut told = Vec::new();
+        for (place, id) in [1, 2, 1, 3, 4, 2].into_iter().enumerate() {
+            let (waiting, its_told) = waiting(id, 0);
+            assert_eq!(queue.join(waiting), place < MOST_AT_ONCE);
+            told.push(its_told);
+        }
+        drop(told.remove(3));
+        assert_eq!(ids(&queue.next()), [1, 2, 4]);
+        assert_eq!(ids(&queue.next()), [1, 2]);
+        for tasks in (0..MOST_AT_ONCE).rev() {
+            assert_eq!(ids(&queue.next()), [0; 0]);
+            assert_eq!(queue.0.lock().tasks, tasks);
         }
     }
 
-    fn all_turns(queue: &Arc<Queue>) -> Vec<Turn> {
-        let joined = (0..MOST_AT_ONCE).map(|_| match Queue::join(queue, &change(0)) {
-            Joined::Now(turn) => turn,
-            Joined::Later(_) => panic!("there was no turn left"),
-        });
-        joined.collect()
-    }
-
     #[test]
-    fn a_turn_passes_to_the_first_in_line_who_is_still_there() {
-        let queue = Arc::default();
-        let mut turns = all_turns(&queue);
-        let (gone, mut second, mut third) = (later(&queue, 1), later(&queue, 2), later(&queue, 3));
-        drop(gone);
-        drop(turns.pop());
-        let Ok(Told::Turn(turn)) = second.try_recv() else {
-            panic!("the second in line has no turn");
-        };
-        assert!(third.try_recv().is_err());
-        drop(turn);
-        // It was told, and goes without having looked.
-        drop(third);
-        drop(turns);
-        assert_eq!(queue.0.lock().under_way, 0);
-        drop(all_turns(&queue));
-    }
-
-    #[test]
-    fn who_takes_others_along_takes_each_id_once_and_leaves_the_rest_in_line() {
-        let queue = Arc::default();
-        let turns = all_turns(&queue);
-        let _told = [1, 2, 1, 3, 0, 2].map(|id| later(&queue, id));
-        let taken = turns[0].take(change(0).id);
-        let ids = |waiting: &[Waiting]| -> Vec<u8> {
-            let ids = waiting
-                .iter()
-                .map(|waiting| waiting.change.id.as_bytes()[0]);
-            ids.collect()
-        };
-        assert_eq!(ids(&taken), [1, 2, 3]);
-        let left: Vec<_> = queue.0.lock().waiting.drain(..).collect();
-        assert_eq!(ids(&left), [1, 0, 2]);
+    fn what_goes_together_has_a_limit_in_number_and_in_bytes() {
+        let queue = Queue::default();
+        let mut told = Vec::new();
+        for id in 0..3 {
+            let (waiting, its_told) = waiting(id, MOST_BYTES / 2);
+            queue.join(waiting);
+            told.push(its_told);
+        }
+        assert_eq!(ids(&queue.next()), [0, 1]);
+        assert_eq!(ids(&queue.next()), [2]);
+        for id in 0..=u8::try_from(MOST_TOGETHER).unwrap() {
+            let (waiting, its_told) = waiting(id, 0);
+            queue.join(waiting);
+            told.push(its_told);
+        }
+        assert_eq!(queue.next().len(), MOST_TOGETHER);
+        assert_eq!(queue.next().len(), 1);
     }
 }

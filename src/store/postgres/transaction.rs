@@ -5,6 +5,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::Postgres;
+use super::link::Statement;
 use super::register::{Opaque, column, end, number};
 use crate::store::register::{RecordId, Refused, Register, Value};
 use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
@@ -58,8 +59,16 @@ impl Transaction for OwnTransaction<'_> {
             Replaces::Older(_) => &sql.put_outcome,
         };
         let columns = Columns::of(row);
-        let row = database.row(statement, &columns.parameters()).await?;
-        let written: i64 = column(&row, 0)?;
+        let shared = &database.shared;
+        let statement = Statement {
+            text: statement,
+            parameters: columns.parameters().to_vec(),
+        };
+        let rows = shared.link.patiently(&shared.sql, statement).await?;
+        let written: i64 = match rows.first() {
+            Some(row) => column(row, 0)?,
+            None => 0,
+        };
         Ok(if written > 0 {
             Written::Done
         } else {

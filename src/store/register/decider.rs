@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::asking::Made;
 use super::news::News;
 use super::record::{Held, New};
 use super::replies::{Replies, Since};
 use super::running::Running;
 use super::server_time::ServerTime;
 use super::versions::Versions;
-use super::{Loaded, RecordId, Register, Swapped, Value, Version};
+use super::{Register, Value, Version};
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Grant, Verdict};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,11 +25,6 @@ use crate::sync::Mutex;
 
 /// How often a command is decided anew because others have changed the key meanwhile. Each time somebody got on.
 const MOST_DECISIONS: usize = 64;
-/// How often a swap of unknown outcome is asked for. It is the same swap, so that it can't be made twice.
-pub(super) const MOST_TRIES: usize = 6;
-/// The pause after the first try, as a part of the time that there is; each further one is four times as long. Together they
-/// are two thirds of it: little things a server or a cluster has got over by then.
-const PAUSES: u32 = 512;
 /// How much a lease may be shorter than it was asked for: clocks are read in whole milliseconds, so that the server's seems to be
 /// ahead by one now and then.
 const ROUNDING_MS: u64 = 1;
@@ -64,31 +59,11 @@ pub(super) struct View {
     pub(super) is_assumed: bool,
 }
 
-/// What became of a change.
-enum Made {
-    Done {
-        /// The server's time when it was asked for, at the earliest.
-        asked_at: Timestamp,
-    },
-    /// This is there.
-    Not(View),
-}
-
-impl From<Loaded> for View {
-    fn from(Loaded { value, now_ms }: Loaded) -> Self {
-        Self {
-            value,
-            now: Timestamp(now_ms),
-            is_assumed: false,
-        }
-    }
-}
-
 impl<R: Register> Decider<R> {
     /// Decides against what the register has, and changes it.
     pub(super) async fn carry_out(&self, request: Request) -> Result<Verdict> {
         let digest = request.digest;
-        let forgets = matches!(request.command, Command::Forget);
+        let forgets = forgets(&request.command);
         let result = self.in_time(self.carry_out_now(request)).await;
         if !matches!(result, Ok(Ok(_))) {
             // It may have been changed, and nobody here knows to what.
@@ -193,7 +168,7 @@ impl<R: Register> Decider<R> {
             Command::Complete { token, .. }
             | Command::Renew { token, .. }
             | Command::Release { token } => Some(*token),
-            Command::Forget | Command::Resolve(_) => None,
+            Command::Forget | Command::Resolve(_) | Command::If { .. } => None,
         };
         let own = self.own.lock().get(digest).cloned();
         let now = match command {
@@ -208,70 +183,6 @@ impl<R: Register> Decider<R> {
                 is_assumed: true,
             }),
             None => self.load(*digest).await,
-        }
-    }
-
-    pub(super) async fn load(&self, digest: Digest) -> Result<View> {
-        let mut pauses = self.pauses();
-        loop {
-            let asked = self.time.asking();
-            match self.register.load(RecordId(digest)).await {
-                Ok(loaded) => {
-                    self.time.learn(asked, Timestamp(loaded.now_ms));
-                    return Ok(loaded.into());
-                }
-                Err(refused) => match pauses.next().filter(|_| refused.is_unknown) {
-                    Some(pause) => sleep(pause).await,
-                    None => return Err(refused.into_error()),
-                },
-            }
-        }
-    }
-
-    /// How long is waited before an answer that got lost is asked for again, each time.
-    fn pauses(&self) -> impl Iterator<Item = Duration> + use<R> {
-        let first = self.register.timeout() / PAUSES;
-        (1..MOST_TRIES).scan(first, |next, _| {
-            let pause = *next;
-            *next *= 4;
-            Some(pause)
-        })
-    }
-
-    async fn swap(&self, digest: Digest, expected: Option<Version>, new: &New) -> Result<Made> {
-        let (mut may_be_made, mut pauses) = (false, self.pauses());
-        loop {
-            let asked = self.time.asking();
-            let (value, ends_at_ms) = (new.value.clone(), new.ends_at.0);
-            let swapped = self
-                .register
-                .swap(RecordId(digest), expected, value, ends_at_ms)
-                .await;
-            let refused = match swapped {
-                Ok(Swapped::Done { now_ms }) => {
-                    let asked_at = self.time.learn(asked, Timestamp(now_ms));
-                    return Ok(Made::Done { asked_at });
-                }
-                Ok(Swapped::Mismatch(found)) => {
-                    let asked_at = self.time.learn(asked, Timestamp(found.now_ms));
-                    let is_new = |value: &Value| value.version == new.value.version;
-                    // An earlier try was made after all.
-                    return Ok(if found.value.as_ref().is_some_and(is_new) {
-                        Made::Done { asked_at }
-                    } else {
-                        Made::Not(found.into())
-                    });
-                }
-                Err(refused) => refused,
-            };
-            may_be_made |= refused.is_unknown;
-            if !may_be_made {
-                return Err(refused.into_error());
-            }
-            match pauses.next() {
-                Some(pause) => sleep(pause).await,
-                None => return Err(unknown_outcome(refused.cause)),
-            }
         }
     }
 
@@ -348,6 +259,13 @@ impl<R: Register> Decider<R> {
     }
 }
 
+fn forgets(command: &Command) -> bool {
+    match command {
+        Command::If { then, .. } => forgets(then),
+        command => matches!(command, Command::Forget),
+    }
+}
+
 /// What starts the lease anew that a command was given.
 fn renewal(command: &Command, verdict: &Verdict) -> Option<Command> {
     match (command, verdict) {
@@ -381,14 +299,5 @@ fn contended() -> Error {
     Error::new(
         ErrorKind::Overloaded,
         "others changed the key each time that it was tried to; retry later",
-    )
-}
-
-fn unknown_outcome(cause: Box<dyn std::error::Error + Send + Sync>) -> Error {
-    Error::with_source(
-        ErrorKind::Unavailable,
-        "the store's server didn't say whether it made the change: it may have been made, or may still be; the same call can be \
-         made again",
-        cause,
     )
 }

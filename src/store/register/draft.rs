@@ -5,6 +5,7 @@ use super::record::Held;
 use super::{RecordId, Register};
 use crate::decision;
 use crate::error::Result;
+use crate::record::Record;
 use crate::secret::Digest;
 use crate::store::transaction::{OutcomeRow, Replaces};
 use crate::store::{Draft, Observed, Request};
@@ -52,10 +53,18 @@ impl<R: Register> Decider<R> {
         self.own.lock().remove(digest);
     }
 
-    /// Is told that a transaction of the caller's has completed a key.
-    pub(super) fn confirmed(&self, digest: &Digest) {
-        self.own.lock().remove(digest);
-        self.observer.changed(digest, Observed::Completed);
-        self.news.tell(*digest, Observed::Completed);
+    /// Whether a transaction of the caller's has completed a key for that attempt.
+    pub(super) async fn confirmed(&self, digest: Digest, token: u64) -> Result<bool> {
+        let view = self.load(digest).await?;
+        let held = view.value.as_ref().map(|value| Held::of(value, &digest));
+        let held = held.transpose()?;
+        let record = held.as_ref().and_then(Held::record);
+        let is_its_own = matches!(record, Some(Record::Completed(record)) if record.token == token);
+        if is_its_own {
+            self.own.lock().remove(&digest);
+            self.observer.changed(&digest, Observed::Completed);
+            self.news.tell(digest, Observed::Completed);
+        }
+        Ok(is_its_own)
     }
 }

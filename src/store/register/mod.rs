@@ -84,6 +84,7 @@
 //! With the feature `testkit`, `onceward::testkit::conformance` tests that a backend does all that is expected of it, and
 //! `onceward::testkit::Local` is such a register in this process, for tests.
 
+mod asking;
 mod connect;
 mod decider;
 mod draft;

@@ -54,7 +54,8 @@ impl Drop for Run {
         let mut state = self.0.state.lock();
         state.commands -= 1;
         if state.commands == 0 {
-            self.0.changed.notify_one();
+            // Several may close at once.
+            self.0.changed.notify_all();
         }
     }
 }

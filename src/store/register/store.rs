@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ use crate::progress::{Progress, Stage};
 use crate::record::{Record, Stored};
 use crate::secret::{Digest, Secret};
 use crate::store::{
-    Answer, Chunks, Drafted, Figures, Glance, Observer, Reads, Request, Rules, Seen, Store, Swept,
+    Answer, Chunks, Confirmed, Drafted, Figures, Glance, Observer, Reads, Request, Rules, Seen,
+    Store, Swept,
 };
 use crate::sync::Mutex;
 use crate::verification::Verification;
@@ -112,6 +114,21 @@ impl<R: Register> Access<R> {
             result
         };
         waited_in(&self.jobs, work)?
+    }
+
+    /// Runs something in the store's own runtime, whether or not anybody waits for it.
+    fn later<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = Result<T>> + Send>> {
+        let (sender, receiver) = oneshot::channel();
+        if let Some(run) = self.shared.running.begin() {
+            self.jobs.run(async move {
+                drop(sender.send(work.await));
+                drop(run);
+            });
+        }
+        Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(Error::closed())) })
     }
 
     /// Some of the cells.
@@ -255,17 +272,10 @@ impl<R: Register> Store for RegisterStore<R> {
     }
 
     fn draft(&self, completion: Request) -> Option<Drafted> {
-        let (sender, drafted) = oneshot::channel();
-        let Access { shared, jobs } = self.access.clone();
-        if let Some(run) = shared.running.begin() {
-            jobs.run(async move {
-                let draft = shared.in_time(shared.draft(completion)).await;
-                drop(sender.send(draft.and_then(|draft| draft)));
-                drop(run);
-            });
-        }
-        Some(Box::pin(async move {
-            drafted.await.unwrap_or_else(|_| Err(Error::closed()))
+        let shared = Arc::clone(&self.access.shared);
+        Some(self.access.later(async move {
+            let draft = shared.in_time(shared.draft(completion)).await;
+            draft.and_then(|draft| draft)
         }))
     }
 
@@ -273,8 +283,12 @@ impl<R: Register> Store for RegisterStore<R> {
         self.access.shared.mistaken(digest);
     }
 
-    fn confirmed(&self, digest: &Digest) {
-        self.access.shared.confirmed(digest);
+    fn confirmed(&self, digest: &Digest, token: u64) -> Option<Confirmed> {
+        let (shared, digest) = (Arc::clone(&self.access.shared), *digest);
+        Some(self.access.later(async move {
+            let found = shared.in_time(shared.confirmed(digest, token)).await;
+            found.and_then(|found| found)
+        }))
     }
 
     fn condition(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::decider::MOST_TRIES;
+use super::asking::MOST_TRIES;
 use super::{
     Caching, Cursor, Loaded, Page, RecordId, Refused, Register, RegisterStore, Swapped, Value,
     Version, connect,

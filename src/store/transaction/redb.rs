@@ -146,7 +146,10 @@ fn poison(transaction: &WriteTransaction) {
         // Resumed rather than panicked, so that no hook reports it.
         table.retain(|(), ()| resume_unwind(Box::new(()))).ok()
     };
-    drop(catch_unwind(AssertUnwindSafe(poisoning)));
+    if catch_unwind(AssertUnwindSafe(poisoning)).is_ok() {
+        // It couldn't be brought to panic. A table that is never closed keeps it from committing as well, and redb from beginning another.
+        std::mem::forget(transaction.open_table(OUTCOMES));
+    }
 }
 
 /// Keeps the transaction from committing: redb's rule for one with a table that was never closed.

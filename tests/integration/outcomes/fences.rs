@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use onceward::{Engine, ErrorKind, OnAbandon, Reply, Resolution};
+use onceward::{Engine, ErrorKind, Guard, OnAbandon, Reply, Resolution};
 use redb::{Database, WriteTransaction};
 
 use super::Ledger;
@@ -27,10 +27,11 @@ fn a_later_attempt_that_completes_by_itself_gives_way_to_what_was_committed() {
 }
 
 /// Settles the key in another thread while an attempt's transaction is open, which then commits or not.
-fn while_open<T: Send>(
+fn while_open<P: Send, T: Send>(
     on_abandon: OnAbandon,
     commits: bool,
-    settle: impl FnOnce(&Engine) -> T + Send,
+    prepare: impl FnOnce(&Engine) -> P,
+    settle: impl FnOnce(&Engine, P) -> T + Send,
 ) -> (Ledger, Engine, T) {
     let ledger = Ledger::new();
     let engine = ledger.open_with(on_abandon);
@@ -39,8 +40,9 @@ fn while_open<T: Send>(
     let reply = Reply::new(201, "early");
     let uncommitted = early.complete_in(&transaction, reply).unwrap();
     ledger.clock.advance(LEASE);
+    let prepared = prepare(&engine);
     let settled = thread::scope(|scope| {
-        let settled = scope.spawn(|| settle(&engine));
+        let settled = scope.spawn(|| settle(&engine, prepared));
         if commits {
             transaction.commit().unwrap();
         } else {
@@ -55,37 +57,36 @@ fn while_open<T: Send>(
 
 #[test]
 fn a_later_attempt_waits_for_an_open_transaction_before_it_completes() {
-    let complete = |engine: &Engine| {
-        let late = granted(engine, "key");
+    let grant = |engine: &Engine| granted(engine, "key");
+    let complete = |_: &Engine, late: Guard| {
         let completed = late.complete(Reply::new(409, "late"));
         completed.map_err(|error| error.kind())
     };
-    let (_ledger, engine, completed) = while_open(OnAbandon::Rerun, true, complete);
-    // Whether it was granted before the commit or not, the key has what was committed.
+    let (_ledger, engine, completed) = while_open(OnAbandon::Rerun, true, grant, complete);
     assert_eq!(completed, Err(ErrorKind::LeaseLost));
     assert_eq!(replayed(&engine, "key").body(), "early");
 }
 
 #[test]
 fn an_operator_waits_for_an_open_transaction_too() {
-    let complete = |engine: &Engine| {
+    let complete = |engine: &Engine, (): ()| {
         let resolution = Resolution::Complete(Reply::new(200, "operator"));
         let resolved = engine.resolve(&key("key"), resolution);
         resolved.map_err(|error| error.kind())
     };
-    let (_ledger, engine, resolved) = while_open(OnAbandon::Hold, true, complete);
+    let (_ledger, engine, resolved) = while_open(OnAbandon::Hold, true, |_| (), complete);
     assert_eq!(resolved, Err(ErrorKind::NotInFlight));
     assert_eq!(replayed(&engine, "key").body(), "early");
-    let (_ledger, engine, resolved) = while_open(OnAbandon::Hold, false, complete);
+    let (_ledger, engine, resolved) = while_open(OnAbandon::Hold, false, |_| (), complete);
     assert_eq!(resolved, Ok(()));
     assert_eq!(replayed(&engine, "key").body(), "operator");
 }
 
 #[test]
 fn forgetting_waits_for_an_open_transaction_too() {
-    let forget = |engine: &Engine| engine.forget(&key("key")).unwrap();
+    let forget = |engine: &Engine, (): ()| engine.forget(&key("key")).unwrap();
     for commits in [true, false] {
-        let (ledger, engine, forgotten) = while_open(OnAbandon::Rerun, commits, forget);
+        let (ledger, engine, forgotten) = while_open(OnAbandon::Rerun, commits, |_| (), forget);
         assert!(forgotten);
         assert_eq!(ledger.outcomes(), 0);
         let anew = granted(&engine, "key");
