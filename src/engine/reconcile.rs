@@ -102,7 +102,8 @@ impl Reconciler {
         let Some(attempt) = self.attempt(&digest)? else {
             return Ok(Reconciled::Settled);
         };
-        if self.settle_with_outcome(key, digest, &attempt).await? {
+        let outcome = self.outcomes.load(&digest).await?;
+        if self.completes(key, digest, &attempt, outcome).await? {
             return Ok(Reconciled::Settled);
         }
         if self.is_remembered_enough(&attempt) {
@@ -174,16 +175,12 @@ impl Reconciler {
         let Some(key) = self.key_of(stored)? else {
             return Ok(());
         };
-        let (digest, token) = (stored.digest, attempt.token);
-        match outcome? {
-            Some(found) if found.is_of(attempt) => {
-                self.complete(&key, digest, token, found.record).await
-            }
-            _ if lets_go && self.is_remembered_enough(attempt) => {
-                self.let_go(&key, digest, attempt).await
-            }
-            _ => Ok(()),
+        let digest = stored.digest;
+        let is_settled = self.completes(&key, digest, attempt, outcome?).await?;
+        if !is_settled && lets_go && self.is_remembered_enough(attempt) {
+            self.let_go(&key, digest, attempt).await?;
         }
+        Ok(())
     }
 
     /// Takes away a key's outcome, unless an attempt at the key is running. Gives whether there was one.
@@ -252,20 +249,20 @@ impl Reconciler {
         }
     }
 
-    async fn settle_with_outcome(
+    /// Completes an attempt with an outcome, if it is one of its request. Gives whether it was.
+    async fn completes(
         &self,
         key: &Key,
         digest: Digest,
         attempt: &InFlightRecord,
+        outcome: Option<Found>,
     ) -> Result<bool> {
-        match self.outcomes.load(&digest).await? {
-            Some(found) if found.is_of(attempt) => {
-                self.complete(key, digest, attempt.token, found.record)
-                    .await?;
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
+        let Some(found) = outcome.filter(|found| found.is_of(attempt)) else {
+            return Ok(false);
+        };
+        self.complete(key, digest, attempt.token, found.record)
+            .await?;
+        Ok(true)
     }
 
     /// Completes an attempt with what was committed, whichever attempt that was.
@@ -303,14 +300,9 @@ impl Reconciler {
 
     /// Keeps an attempt and those before it from committing. `false` if one of them was first, whose outcome the key has then.
     async fn fence(&self, key: &Key, digest: Digest, attempt: &InFlightRecord) -> Result<bool> {
-        match self.fence_at(digest, attempt).await? {
-            Some(found) if found.is_of(attempt) => {
-                self.complete(key, digest, attempt.token, found.record)
-                    .await?;
-                Ok(false)
-            }
-            _ => Ok(true),
-        }
+        let first = self.fence_at(digest, attempt).await?;
+        let was_first = self.completes(key, digest, attempt, first).await?;
+        Ok(!was_first)
     }
 
     async fn fence_at(&self, digest: Digest, attempt: &InFlightRecord) -> Result<Option<Found>> {

@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use onceward::testkit::{Shifted, ShiftedClock};
-use onceward::{Clock, Engine, ErrorKind, Guard, Outcome, Reply};
+use onceward::{Clock, Engine, ErrorKind, Outcome, Reply};
 
 use crate::shared::Shared;
 use crate::start::postgres::PostgresServer;
 use crate::start::redis::Server;
-use crate::support::{key, request};
+use crate::support::{granted, key, request};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(120);
@@ -35,13 +35,6 @@ impl Clock for Wrong {
 
     fn on_step(&self, wake: Box<dyn Fn() + Send + Sync>) {
         self.clock.on_step(wake);
-    }
-}
-
-fn granted(engine: &Engine, name: &str) -> Guard {
-    match engine.begin(&key(name), &request()).unwrap() {
-        Outcome::Proceed(guard) => guard,
-        other => panic!("{name} was not granted: {other:?}"),
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use onceward::redis::Redis;
 use onceward::register::Register;
-use onceward::{Engine, Error, Fingerprint, Guard, Key, Outcome, Reply};
+use onceward::{Engine, Error, Outcome, Reply};
+
+use crate::support::{granted, key, request};
 
 fn register(urls: &str) -> Redis {
     Redis::builder(urls).build().unwrap()
@@ -27,19 +29,8 @@ fn engine(register: impl Register) -> Engine {
     builder.open_on(register).unwrap()
 }
 
-fn key(text: impl AsRef<str>) -> Key {
-    Key::new("tenant", text).unwrap()
-}
-
 fn begin(engine: &Engine, name: &str) -> Result<Outcome, Error> {
-    engine.begin(&key(name), &Fingerprint::of("request"))
-}
-
-fn granted(engine: &Engine, name: &str) -> Guard {
-    match begin(engine, name).unwrap() {
-        Outcome::Proceed(guard) => guard,
-        other => panic!("{name} was not granted: {other:?}"),
-    }
+    engine.begin(&key(name), &request())
 }
 
 fn completed(engine: &Engine, name: &str) {

@@ -47,7 +47,7 @@ impl PostgresBuilder {
     }
 
     /// How many connections there may be, besides one that hears notifications: 1 to 1,000; 16 by default. Calls above that wait
-    /// for one. Four at most make changes at the same time, each for many callers; the others read.
+    /// for one. Four at most make changes at the same time, each for many callers; the others read, or wait for a row that is locked.
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most;
         self

@@ -6,6 +6,9 @@ use crate::error::Result;
 /// The server's clock, in milliseconds since 1970.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
+/// The same as the statement began, which an index can be searched with.
+const BEGAN: &str = "(extract(epoch FROM now()) * 1000)::bigint";
+
 /// All statements on one table.
 pub(super) struct Sql {
     pub(super) schema: String,
@@ -44,8 +47,8 @@ impl Sql {
                 "UPDATE \"{name}\" SET version = $2, value = $3, ends_at_ms = $4 \
                  WHERE id = $1 AND version = $5 RETURNING {NOW}"
             ),
-            sweep: sweep(&name, "(extract(epoch FROM now()) * 1000)::bigint"),
-            sweep_by: sweep(&name, &format!("least($1, {NOW})")),
+            sweep: sweep(&name, BEGAN),
+            sweep_by: sweep(&name, &format!("least($1, {BEGAN})")),
             complete: in_transaction(&put_version(&name)),
             write_outcome: in_transaction(&put_outcome(&name)),
             put_version: counted(&put_version(&name)),

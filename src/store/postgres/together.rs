@@ -195,20 +195,24 @@ impl Queue {
     fn next(&self) -> Vec<Waiting> {
         let mut state = self.0.lock();
         let (mut ids, mut bytes) = (HashSet::new(), 0);
-        let (mut taken, mut left) = (Vec::new(), VecDeque::new());
-        while let Some(next) = state.waiting.pop_front() {
+        let (mut taken, mut left) = (Vec::new(), Vec::new());
+        while taken.len() < MOST_TOGETHER && bytes < MOST_BYTES {
+            let Some(next) = state.waiting.pop_front() else {
+                break;
+            };
             if next.tell.is_closed() {
                 continue;
             }
-            let has_room = taken.len() < MOST_TOGETHER && bytes < MOST_BYTES;
-            if has_room && ids.insert(next.change.id) {
+            if ids.insert(next.change.id) {
                 bytes += next.change.bytes.len();
                 taken.push(next);
             } else {
-                left.push_back(next);
+                left.push(next);
             }
         }
-        state.waiting = left;
+        for next in left.into_iter().rev() {
+            state.waiting.push_front(next);
+        }
         if taken.is_empty() {
             state.tasks -= 1;
         }

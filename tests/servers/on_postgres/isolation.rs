@@ -24,7 +24,7 @@ fn a_server_with_serializable_transactions_is_asked_again_and_grants_each_key_on
             let (node, grants) = (&nodes[caller % 2], &grants);
             scope.spawn(move || {
                 for (number, grants) in grants.iter().enumerate() {
-                    let (key, hour) = (key(&number.to_string()), Duration::from_secs(3_600));
+                    let (key, hour) = (key(number.to_string()), Duration::from_secs(3_600));
                     match node.begin_or_wait(&key, &request(), hour).unwrap() {
                         Outcome::Proceed(guard) => {
                             grants.fetch_add(1, Ordering::SeqCst);

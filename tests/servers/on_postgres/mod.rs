@@ -9,19 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use onceward::postgres::Postgres;
-use onceward::{Engine, ErrorKind, Fingerprint, Guard, Key, ManualClock, Outcome, Reply};
+use onceward::{Engine, ErrorKind, ManualClock, Outcome, Reply};
 
 use crate::start::eventually;
 use crate::start::postgres::PostgresServer;
 use crate::start::proxy::Proxy;
-
-fn key(name: &str) -> Key {
-    Key::new("tenant", name).unwrap()
-}
-
-fn request() -> Fingerprint {
-    Fingerprint::of("request")
-}
+use crate::support::{granted, key, replayed, request};
 
 fn node(url: &str) -> Engine {
     let postgres = Postgres::builder(url)
@@ -29,20 +22,6 @@ fn node(url: &str) -> Engine {
         .build()
         .unwrap();
     Engine::builder().open_on(postgres).unwrap()
-}
-
-fn granted(engine: &Engine, name: &str) -> Guard {
-    match engine.begin(&key(name), &request()).unwrap() {
-        Outcome::Proceed(guard) => guard,
-        other => panic!("{name} was not granted: {other:?}"),
-    }
-}
-
-fn replayed(engine: &Engine, name: &str) -> Reply {
-    match engine.begin(&key(name), &request()).unwrap() {
-        Outcome::Replay(reply) => reply,
-        other => panic!("{name} was not replayed: {other:?}"),
-    }
 }
 
 #[test]
