@@ -96,8 +96,9 @@ fn a_change_that_too_few_replicas_have_has_an_unknown_outcome_until_they_have_it
         return;
     };
     let replica = server.replica();
-    let builder = Redis::builder(&server.url());
-    let builder = builder.wait_for_replicas(1, Duration::from_millis(100));
+    // Far longer than a replica takes that is there, and in all still within the timeout.
+    let builder = Redis::builder(&server.url()).timeout(Duration::from_secs(12));
+    let builder = builder.wait_for_replicas(1, Duration::from_millis(500));
     let engine = engine(builder.build().unwrap());
     completed(&engine, "before");
     let guard = granted(&engine, "key");
