@@ -19,7 +19,7 @@ use crate::limits::Terms;
 use crate::observe::Ending;
 use crate::outcome::Outcome;
 use crate::secret::Digest;
-use crate::store::{Glance, Reads, Seen, Store};
+use crate::store::{Glance, Reads, Seen};
 
 impl Engine {
     /// The most bytes that a reply can have.
@@ -101,14 +101,12 @@ impl Opening {
     /// approach has seen was all that any other has. Changes nothing.
     pub(crate) async fn look(&self) -> Result<Option<Outcome>> {
         let core = &self.core;
-        if core.store.looks_again_after().is_none() {
+        let Some(glance) = core.store.ask(&self.digest, &self.command) else {
             return Ok(None);
-        }
-        let (digest, command) = (self.digest, self.command.clone());
-        let look = move |store: &dyn Store| store.look(&digest, &command);
-        match core.reading(Reads::Elsewhere, look).await? {
+        };
+        match glance.await? {
             Glance::Decided(verdict) => {
-                let outcome = async { core.outcome(&self.key, digest, self.terms, verdict) };
+                let outcome = async { core.outcome(&self.key, self.digest, self.terms, verdict) };
                 core.observed(outcome).await.map(Some)
             }
             Glance::Read | Glance::Write(_) => Ok(None),

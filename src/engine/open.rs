@@ -18,7 +18,7 @@ use crate::secret::Secret;
 use crate::store::embedded::{self, Embedded};
 use crate::store::memory::Memory;
 #[cfg(any(test, feature = "register"))]
-use crate::store::register::{Caching, Register, RegisterStore, connect};
+use crate::store::register::{Caching, Limit, Register, RegisterStore, connect};
 use crate::store::{Observer, Rules, Store};
 use crate::sync::Mutex;
 
@@ -117,9 +117,14 @@ impl Builder {
             bytes: self.replay_cache_bytes,
             time: self.replay_cache_time,
         };
+        let limit = Limit {
+            depth: self.queue_depth,
+            wait: self.queue_wait,
+        };
         let store_meters = meters.clone();
         self.start(timeline, meters, |_, _, rules, observer| {
-            let store = RegisterStore::start(connected, rules, caching, store_meters, observer);
+            let bounds = (caching, limit);
+            let store = RegisterStore::start(connected, rules, bounds, store_meters, observer);
             Ok(Arc::new(store))
         })
     }

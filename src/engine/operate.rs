@@ -214,9 +214,17 @@ impl Engine {
 impl Core {
     async fn lookup(&self, key: &Key, reads: Reads) -> Result<Option<Entry>> {
         let digest = self.store.secret().digest(key);
-        let stored = self
-            .reading(reads, move |store| store.load(&digest))
-            .await?;
+        let asked = match reads {
+            Reads::Here => None,
+            Reads::Elsewhere => self.store.ask_for(&digest),
+        };
+        let stored = match asked {
+            Some(asked) => asked.await?,
+            None => {
+                self.reading(reads, move |store| store.load(&digest))
+                    .await?
+            }
+        };
         Ok(stored.map(|stored| self.entry(&stored)))
     }
 

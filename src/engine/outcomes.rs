@@ -12,16 +12,16 @@ use futures_channel::oneshot;
 use tokio::time::timeout;
 
 use super::Builder;
-use super::reconcile::{Found, Later, Outcomes, Reconciler, Times};
+use super::reconcile::{Found, Outcomes, Reconciler, Times};
 use crate::clock::{Timeline, Timestamp};
 use crate::codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::OnAbandon;
 use crate::record::Record;
 use crate::secret::Digest;
-use crate::store::Store;
 use crate::store::register::{Jobs, RecordId, Refused, Value, Version, Worker};
 use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
+use crate::store::{Later, Store};
 use crate::sync::Mutex;
 use crate::sync::block_on;
 

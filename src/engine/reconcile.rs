@@ -10,8 +10,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::clock::{Timeline, Timestamp};
@@ -22,10 +20,7 @@ use crate::outcome::{OnAbandon, Resolution};
 use crate::record::{CompletedRecord, InFlightRecord, Record, Stored};
 use crate::reply::Reply;
 use crate::secret::Digest;
-use crate::store::{Answer, Request, Seen, Store};
-
-/// What comes of something that goes on whether or not it is polled.
-pub(super) type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+use crate::store::{Answer, Later, Request, Seen, Store};
 
 /// How many outcomes are asked for at once.
 const ASKED_AT_ONCE: usize = 64;

@@ -126,7 +126,7 @@ impl Core {
     }
 
     pub(super) fn health(&self) -> Health {
-        let error = self.store.condition().and_then(|()| self.room()).err();
+        let error = self.store.readiness().and_then(|()| self.room()).err();
         Health { error }
     }
 

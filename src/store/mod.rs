@@ -21,9 +21,7 @@ pub mod transaction;
 #[cfg(any(test, feature = "register"))]
 use std::any::Any;
 use std::fmt;
-#[cfg(any(test, feature = "register"))]
 use std::future::Future;
-#[cfg(any(test, feature = "register"))]
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,14 +47,22 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// may happen here, with a read from the disk.
     fn glance(&self, digest: &Digest, command: &Command, reads: Reads) -> Result<Glance>;
 
-    /// Decides, if the command changes nothing, by what all nodes have: asks their server, if there is one.
+    /// Decides, if the command changes nothing, by what all nodes have: their server is asked, and no thread waits for it. `None`
+    /// if there is none.
     #[cfg(any(feature = "tower", feature = "actix"))]
-    fn look(&self, digest: &Digest, command: &Command) -> Result<Glance> {
-        self.glance(digest, command, Reads::Here)
+    fn ask(&self, digest: &Digest, command: &Command) -> Option<Later<Glance>> {
+        let _ = (digest, command);
+        None
     }
 
     /// The record, unless it is over; may read from the disk.
     fn load(&self, digest: &Digest) -> Result<Option<Stored>>;
+
+    /// The same from a server, for which no thread waits. `None` if there is none.
+    fn ask_for(&self, digest: &Digest) -> Option<Later<Option<Stored>>> {
+        let _ = digest;
+        None
+    }
 
     /// Decides and makes the change durable, then answers. Never blocks.
     fn submit(&self, request: Request, answer: Answer);
@@ -100,6 +106,11 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// `Ok` while grants are possible, else why they aren't.
     fn condition(&self) -> Result<()>;
 
+    /// The same, as far as it is known without trying: a store that asks a server tries all the same when the last calls have failed.
+    fn readiness(&self) -> Result<()> {
+        self.condition()
+    }
+
     /// The database that the caller's transactions may complete keys in, if the store keeps its records there.
     #[cfg(any(test, feature = "register"))]
     fn database(&self) -> Option<&(dyn Any + Send + Sync)> {
@@ -108,7 +119,7 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// The row that carries out a completion in a transaction of the caller's.
     #[cfg(any(test, feature = "register"))]
-    fn draft(&self, completion: Request) -> Option<Drafted> {
+    fn draft(&self, completion: Request) -> Option<Later<Draft>> {
         let _ = completion;
         None
     }
@@ -121,7 +132,7 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Looks whether a transaction has completed a key for the attempt with that token. `None` if there are no transactions.
     #[cfg(any(test, feature = "register"))]
-    fn confirmed(&self, digest: &Digest, token: u64) -> Option<Confirmed> {
+    fn confirmed(&self, digest: &Digest, token: u64) -> Option<Later<bool>> {
         let _ = (digest, token);
         None
     }
@@ -130,13 +141,8 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     fn close(&self) -> Result<()>;
 }
 
-/// Whether it has.
-#[cfg(any(test, feature = "register"))]
-pub(crate) type Confirmed = Pin<Box<dyn Future<Output = Result<bool>> + Send>>;
-
-/// What a store drafts for a transaction of the caller's.
-#[cfg(any(test, feature = "register"))]
-pub(crate) type Drafted = Pin<Box<dyn Future<Output = Result<Draft>> + Send>>;
+/// What comes of something that goes on whether or not it is polled.
+pub(crate) type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// A completion's row, or the verdict where there is none to be written.
 #[cfg(any(test, feature = "register"))]

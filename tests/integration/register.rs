@@ -10,6 +10,7 @@ use onceward::register::{
 };
 use onceward::testkit::Local;
 use onceward::{Builder, Engine, ErrorKind, ManualClock, OnAbandon, Outcome, Reply};
+use tokio::sync::{Barrier, Notify};
 
 use crate::support::{LEASE, RETENTION, completed, granted, in_flight, key, replayed, request};
 
@@ -39,12 +40,38 @@ impl Server {
 }
 
 /// A register that may stop to answer.
-struct Silent {
+#[derive(Clone)]
+struct Muted {
     register: Local,
     is_silent: Arc<AtomicBool>,
+    /// Whether what changes a cell that is there is answered even then.
+    answers_changes: bool,
+    timeout: Duration,
+    goes_on: Arc<Notify>,
 }
 
-impl Register for Silent {
+impl Muted {
+    fn new(timeout: Duration) -> Self {
+        Self {
+            register: Local::default(),
+            is_silent: Arc::default(),
+            answers_changes: false,
+            timeout,
+            goes_on: Arc::default(),
+        }
+    }
+
+    fn mute(&self) {
+        self.is_silent.store(true, Ordering::SeqCst);
+    }
+
+    fn go_on(&self) {
+        self.is_silent.store(false, Ordering::SeqCst);
+        self.goes_on.notify_waiters();
+    }
+}
+
+impl Register for Muted {
     async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
         self.register.load(id).await
     }
@@ -56,8 +83,9 @@ impl Register for Silent {
         new: Value,
         ends_at_ms: u64,
     ) -> Result<Swapped, Refused> {
-        if self.is_silent.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
+        let is_answered = self.answers_changes && expected.is_some();
+        if !is_answered && self.is_silent.load(Ordering::SeqCst) {
+            self.goes_on.notified().await;
         }
         self.register.swap(id, expected, new, ends_at_ms).await
     }
@@ -71,7 +99,41 @@ impl Register for Silent {
     }
 
     fn timeout(&self) -> Duration {
-        Duration::from_millis(200)
+        self.timeout
+    }
+}
+
+/// A register whose loads are answered, once it is told so, only when three are under way.
+struct Meeting {
+    register: Local,
+    is_on: Arc<AtomicBool>,
+    three: Barrier,
+}
+
+impl Register for Meeting {
+    async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
+        if self.is_on.load(Ordering::SeqCst) {
+            self.three.wait().await;
+        }
+        self.register.load(id).await
+    }
+
+    async fn swap(
+        &self,
+        id: RecordId,
+        expected: Option<Version>,
+        new: Value,
+        ends_at_ms: u64,
+    ) -> Result<Swapped, Refused> {
+        self.register.swap(id, expected, new, ends_at_ms).await
+    }
+
+    async fn sweep(&self) -> Result<u64, Refused> {
+        self.register.sweep().await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
+        self.register.scan(from, most).await
     }
 }
 
@@ -205,15 +267,73 @@ fn a_reply_that_this_node_has_seen_is_answered_from_its_cache_until_it_is_forgot
 
 #[test]
 fn a_register_that_says_nothing_fails_the_call_in_time() {
-    let is_silent = Arc::new(AtomicBool::new(false));
-    let register = Silent {
-        register: Local::default(),
-        is_silent: Arc::clone(&is_silent),
-    };
-    let node = Engine::builder().open_on(register).unwrap();
-    is_silent.store(true, Ordering::SeqCst);
+    let register = Muted::new(Duration::from_millis(200));
+    let node = Engine::builder().open_on(register.clone()).unwrap();
+    register.mute();
     let refused = node.begin(&key("key"), &request()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
-    is_silent.store(false, Ordering::SeqCst);
+    register.go_on();
     completed(&node, "key", "body");
+}
+
+#[test]
+fn an_engine_is_not_ready_from_a_call_that_failed_until_its_server_writes_again() {
+    let register = Muted::new(Duration::from_millis(50));
+    let node = Engine::builder().open_on(register.clone()).unwrap();
+    completed(&node, "before", "body");
+    assert!(node.health().is_ready());
+    register.mute();
+    drop(node.begin(&key("key"), &request()).unwrap_err());
+    let health = node.health();
+    assert_eq!(health.reason().unwrap().kind(), ErrorKind::Unavailable);
+    // Nobody asks for anything.
+    register.go_on();
+    while !node.health().is_ready() {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn begins_over_the_depth_of_the_queue_are_refused_and_guards_are_not_held_up() {
+    let mut register = Muted::new(Duration::from_secs(60));
+    register.answers_changes = true;
+    let builder = Engine::builder().queue_depth(2);
+    let builder = builder.queue_wait(Duration::from_millis(1));
+    let node = builder.open_on(register.clone()).unwrap();
+    let guard = granted(&node, "guarded");
+    register.mute();
+    thread::scope(|scope| {
+        let begins = ["first", "second"].map(|name| scope.spawn(|| granted(&node, name)));
+        while node.stats().queued < 2 {
+            thread::yield_now();
+        }
+        let refused = node.begin(&key("third"), &request()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        assert_eq!(node.stats().refused_overloaded, 1);
+        guard.complete(Reply::new(201, "body")).unwrap();
+        register.go_on();
+        for begin in begins {
+            drop(begin.join().unwrap());
+        }
+    });
+    assert_eq!(replayed(&node, "guarded").body(), "body");
+}
+
+#[test]
+fn lookups_of_async_callers_do_not_wait_one_for_another() {
+    let is_on = Arc::new(AtomicBool::new(false));
+    let register = Meeting {
+        register: Local::default(),
+        is_on: Arc::clone(&is_on),
+        three: Barrier::new(3),
+    };
+    let node = Engine::builder().open_on(register).unwrap();
+    let keys = ["first", "second", "third"].map(|name| {
+        completed(&node, name, "body");
+        key(name)
+    });
+    is_on.store(true, Ordering::SeqCst);
+    let lookups = keys.iter().map(|key| node.lookup_async(key));
+    let found = futures::executor::block_on(futures::future::join_all(lookups));
+    assert!(found.into_iter().all(|found| found.unwrap().is_some()));
 }

@@ -13,7 +13,7 @@ use crate::outcome::OnAbandon;
 use crate::record::Record;
 use crate::reply::Reply;
 use crate::secret::Digest;
-use crate::store::register::{Caching, Register, RegisterStore, connect};
+use crate::store::register::{Caching, Limit, Register, RegisterStore, connect};
 use crate::store::{Answer, Glance, Observed, Observer, Reads, Request, Rules, Store};
 use crate::sync::block_on;
 
@@ -114,8 +114,12 @@ impl Bench {
             time: RETENTION,
         };
         let rules = rules(on_abandon, u64::MAX);
-        let meters = Meters::new("conformance");
-        let store = RegisterStore::start(connected, rules, caching, meters, Arc::new(Nobody));
+        let limit = Limit {
+            depth: 1_024,
+            wait: Duration::from_secs(1),
+        };
+        let (bounds, meters) = ((caching, limit), Meters::new("conformance"));
+        let store = RegisterStore::start(connected, rules, bounds, meters, Arc::new(Nobody));
         Self::new(Arc::new(store), scope, advance, margins, ())
     }
 

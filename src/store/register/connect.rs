@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::decider::in_time;
 use super::meta::{self, META};
 use super::worker::{Jobs, Worker};
-use super::{Refused, Register, Version};
+use super::{Refused, Register, Value, Version};
 use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::{Pepper, Secret};
@@ -17,6 +17,8 @@ pub(crate) struct Connected<R> {
     pub(super) worker: Worker,
     pub(super) register: R,
     pub(super) secret: Secret,
+    /// What the first cell holds.
+    pub(super) first: Value,
     pub(super) timeline: Timeline,
     /// The first version, which was used for the secret.
     pub(super) seed: Version,
@@ -35,17 +37,18 @@ pub(crate) fn connect<R: Register>(
         Error::with_source(ErrorKind::Io, "the system gives no random bytes", error)
     })?;
     let seed = Version(u64::from_le_bytes(seed));
-    let (register, secret, timeline) = waited_in(worker.jobs(), async move {
-        let secret = in_time(&register, meta::secret(&register, pepper, seed)).await??;
-        let loaded = in_time(&register, register.load(META)).await?;
-        let loaded = loaded.map_err(Refused::into_error)?;
+    let (register, (secret, first), timeline) = waited_in(worker.jobs(), async move {
+        let found = in_time(&register, meta::secret(&register, pepper, seed)).await?;
+        let load = async { register.load(META).await.map_err(Refused::into_error) };
+        let loaded = in_time(&register, load).await?;
         let timeline = Timeline::beginning_at(clock, Timestamp(loaded.now_ms));
-        Ok::<_, Error>((register, secret, timeline))
+        Ok::<_, Error>((register, found, timeline))
     })??;
     Ok(Connected {
         worker,
         register,
         secret,
+        first,
         timeline,
         seed,
     })

@@ -8,8 +8,10 @@ use tokio::time::timeout;
 
 use super::asking::Made;
 use super::news::News;
+use super::reach::Reach;
 use super::record::{Held, New};
 use super::replies::{Replies, Since};
+use super::room::Room;
 use super::running::Running;
 use super::server_time::ServerTime;
 use super::versions::Versions;
@@ -42,6 +44,8 @@ pub(super) struct Decider<R> {
     pub(super) replies: Replies,
     pub(super) news: News,
     pub(super) running: Arc<Running>,
+    pub(super) reach: Reach,
+    pub(super) room: Room,
 }
 
 #[derive(Clone, Debug)]
@@ -61,11 +65,12 @@ pub(super) struct View {
 
 impl<R: Register> Decider<R> {
     /// Decides against what the register has, and changes it.
-    pub(super) async fn carry_out(&self, request: Request) -> Result<Verdict> {
+    pub(super) async fn carry_out(self: &Arc<Self>, request: Request) -> Result<Verdict> {
+        let _room = self.room.take(&request.command).await?;
         let digest = request.digest;
         let forgets = forgets(&request.command);
         let result = self.in_time(self.carry_out_now(request)).await;
-        if !matches!(result, Ok(Ok(_))) {
+        if result.is_err() {
             // It may have been changed, and nobody here knows to what.
             self.own.lock().remove(&digest);
         }
@@ -73,12 +78,7 @@ impl<R: Register> Decider<R> {
             // What a begin has read before must not be kept after.
             self.replies.forget(&digest);
         }
-        result?
-    }
-
-    /// Gives up what takes longer than the register's calls may.
-    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T> {
-        in_time(&self.register, work).await
+        result
     }
 
     async fn carry_out_now(&self, request: Request) -> Result<Verdict> {
@@ -254,6 +254,17 @@ impl<R: Register> Decider<R> {
         self.own.lock().retain(|_, own| own.lease_until > now);
     }
 
+    /// What the register has of a key, unless it is over.
+    pub(super) async fn live(&self, digest: Digest) -> Result<Option<Stored>> {
+        let view = self.load(digest).await?;
+        let held = view
+            .value
+            .map(|value| Held::of(&value, &digest))
+            .transpose()?;
+        let stored = held.and_then(|held| held.stored);
+        Ok(stored.filter(|stored| self.is_live(stored, view.now)))
+    }
+
     pub(super) fn is_live(&self, stored: &Stored, now: Timestamp) -> bool {
         !decision::is_over(&stored.record, now, self.rules.on_abandon)
     }
@@ -284,14 +295,15 @@ fn renewal(command: &Command, verdict: &Verdict) -> Option<Command> {
 /// Gives up what takes longer than a register's calls may.
 pub(super) async fn in_time<R: Register, T>(
     register: &R,
-    work: impl Future<Output = T>,
+    work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    timeout(register.timeout(), work).await.map_err(|_| {
-        Error::new(
+    let in_time = timeout(register.timeout(), work).await;
+    in_time.unwrap_or_else(|_| {
+        Err(Error::new(
             ErrorKind::Unavailable,
             "the store's server didn't answer in time: a change may have been made, or may still be; the same call can be \
              made again",
-        )
+        ))
     })
 }
 

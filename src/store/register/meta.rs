@@ -20,12 +20,12 @@ struct Meta {
     material: Option<[u8; 32]>,
 }
 
-/// The secret that all nodes have in common. The first of them makes it.
+/// The secret that all nodes have in common, and the cell that it is in. The first of them makes it.
 pub(super) async fn secret<R: Register>(
     register: &R,
     pepper: Option<Pepper>,
     version: Version,
-) -> Result<Secret> {
+) -> Result<(Secret, Value)> {
     let loaded = register.load(META).await;
     let loaded = loaded.map_err(Refused::into_error)?;
     let value = match loaded.value {
@@ -56,7 +56,7 @@ pub(super) async fn secret<R: Register>(
     if secret.check_value() != meta.secret_check {
         return config("the pepper is not the one that the register was first used with");
     }
-    Ok(secret)
+    Ok((secret, value))
 }
 
 /// The value, made here or by another node meanwhile.

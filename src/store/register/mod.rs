@@ -90,8 +90,10 @@ mod decider;
 mod draft;
 mod meta;
 mod news;
+mod reach;
 mod record;
 mod replies;
+mod room;
 mod running;
 mod server_time;
 mod store;
@@ -112,6 +114,7 @@ use crate::secret::Digest;
 
 pub(crate) use connect::connect;
 pub(crate) use replies::Caching;
+pub(crate) use room::Limit;
 pub(crate) use store::RegisterStore;
 #[cfg(feature = "register")]
 pub(crate) use worker::{Jobs, Worker};

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,11 @@ use futures_channel::oneshot;
 use super::connect::{Connected, waited_in};
 use super::decider::Decider;
 use super::news::{self, News};
+use super::reach::Reach;
+#[cfg(any(feature = "tower", feature = "actix"))]
 use super::record::Held;
 use super::replies::{Caching, Replies};
+use super::room::{Limit, Room};
 use super::server_time::ServerTime;
 use super::versions::Versions;
 use super::walk::{Walk, Walked};
@@ -26,8 +28,8 @@ use crate::progress::{Progress, Stage};
 use crate::record::{Record, Stored};
 use crate::secret::{Digest, Secret};
 use crate::store::{
-    Answer, Chunks, Confirmed, Drafted, Figures, Glance, Observer, Reads, Request, Rules, Seen,
-    Store, Swept,
+    Answer, Chunks, Draft, Figures, Glance, Later, Observer, Reads, Request, Rules, Seen, Store,
+    Swept,
 };
 use crate::sync::Mutex;
 use crate::verification::Verification;
@@ -54,7 +56,7 @@ impl<R: Register> RegisterStore<R> {
     pub(crate) fn start(
         connected: Connected<R>,
         rules: Rules,
-        caching: Caching,
+        (caching, limit): (Caching, Limit),
         meters: Meters,
         observer: Arc<dyn Observer>,
     ) -> Self {
@@ -63,6 +65,7 @@ impl<R: Register> RegisterStore<R> {
             worker,
             register,
             secret,
+            first,
             timeline,
             seed,
         } = connected;
@@ -78,6 +81,8 @@ impl<R: Register> RegisterStore<R> {
                 replies: Replies::new(caching),
                 news,
                 running: Arc::default(),
+                reach: Reach::new(first),
+                room: Room::new(limit),
             }),
             jobs: worker.jobs().clone(),
         };
@@ -116,15 +121,18 @@ impl<R: Register> Access<R> {
         waited_in(&self.jobs, work)?
     }
 
-    /// Runs something in the store's own runtime, whether or not anybody waits for it.
-    fn later<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Pin<Box<dyn Future<Output = Result<T>> + Send>> {
+    /// Runs something in the store's own runtime, within its time, whether or not anybody waits for it.
+    fn later<T, F>(&self, work: impl FnOnce(Arc<Decider<R>>) -> F) -> Later<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
         let (sender, receiver) = oneshot::channel();
         if let Some(run) = self.shared.running.begin() {
+            let shared = Arc::clone(&self.shared);
+            let work = work(Arc::clone(&shared));
             self.jobs.run(async move {
-                drop(sender.send(work.await));
+                drop(sender.send(shared.in_time(work).await));
                 drop(run);
             });
         }
@@ -134,8 +142,11 @@ impl<R: Register> Access<R> {
     /// Some of the cells.
     pub(super) fn page(&self, from: Option<Cursor>, most: usize) -> Result<Page> {
         self.waited(move |shared| async move {
-            let page = shared.register.scan(from, most);
-            shared.in_time(page).await?.map_err(Refused::into_error)
+            let page = async {
+                let page = shared.register.scan(from, most).await;
+                page.map_err(Refused::into_error)
+            };
+            shared.in_time(page).await
         })
     }
 }
@@ -164,10 +175,10 @@ impl<R: Register> Store for RegisterStore<R> {
     }
 
     #[cfg(any(feature = "tower", feature = "actix"))]
-    fn look(&self, digest: &Digest, command: &Command) -> Result<Glance> {
+    fn ask(&self, digest: &Digest, command: &Command) -> Option<Later<Glance>> {
         let (digest, command) = (*digest, command.clone());
-        self.access.waited(move |shared| async move {
-            let view = shared.in_time(shared.load(digest)).await??;
+        Some(self.access.later(move |shared| async move {
+            let view = shared.load(digest).await?;
             let held = view.value.as_ref();
             let held = held.map(|value| Held::of(value, &digest)).transpose()?;
             let last_token = held.as_ref().map_or(0, |held| held.token);
@@ -175,20 +186,19 @@ impl<R: Register> Store for RegisterStore<R> {
             let record = held.as_ref().and_then(Held::record);
             let decision = decision::decide(record, &command, &context);
             Ok(Glance::of(decision, Seen::default()))
-        })
+        }))
     }
 
     fn load(&self, digest: &Digest) -> Result<Option<Stored>> {
         let digest = *digest;
-        self.access.waited(move |shared| async move {
-            let view = shared.in_time(shared.load(digest)).await??;
-            let held = view
-                .value
-                .map(|value| Held::of(&value, &digest))
-                .transpose()?;
-            let stored = held.and_then(|held| held.stored);
-            Ok(stored.filter(|stored| shared.is_live(stored, view.now)))
-        })
+        self.access
+            .waited(move |shared| async move { shared.in_time(shared.live(digest)).await })
+    }
+
+    fn ask_for(&self, digest: &Digest) -> Option<Later<Option<Stored>>> {
+        let digest = *digest;
+        let live = move |shared: Arc<Decider<R>>| async move { shared.live(digest).await };
+        Some(self.access.later(live))
     }
 
     fn submit(&self, request: Request, answer: Answer) {
@@ -214,8 +224,11 @@ impl<R: Register> Store for RegisterStore<R> {
             shared.prune_own();
             let mut records = 0;
             while !shared.running.is_closed() {
-                let swept = shared.in_time(shared.register.sweep()).await?;
-                match swept.map_err(Refused::into_error)? {
+                let sweep = async {
+                    let swept = shared.register.sweep().await;
+                    swept.map_err(Refused::into_error)
+                };
+                match shared.in_time(sweep).await? {
                     0 => break,
                     some => records += some,
                 }
@@ -241,6 +254,7 @@ impl<R: Register> Store for RegisterStore<R> {
             in_flight: self.access.shared.own.lock().len() as u64,
             queued: self.access.shared.running.commands() as u64,
             replay_cache_bytes: self.access.shared.replies.bytes(),
+            refused_overloaded: self.access.shared.room.refused(),
             ..Figures::default()
         }
     }
@@ -271,24 +285,20 @@ impl<R: Register> Store for RegisterStore<R> {
         Some(&self.access.shared.register)
     }
 
-    fn draft(&self, completion: Request) -> Option<Drafted> {
-        let shared = Arc::clone(&self.access.shared);
-        Some(self.access.later(async move {
-            let draft = shared.in_time(shared.draft(completion)).await;
-            draft.and_then(|draft| draft)
-        }))
+    fn draft(&self, completion: Request) -> Option<Later<Draft>> {
+        let draft = move |shared: Arc<Decider<R>>| async move { shared.draft(completion).await };
+        Some(self.access.later(draft))
     }
 
     fn mistaken(&self, digest: &Digest) {
         self.access.shared.mistaken(digest);
     }
 
-    fn confirmed(&self, digest: &Digest, token: u64) -> Option<Confirmed> {
-        let (shared, digest) = (Arc::clone(&self.access.shared), *digest);
-        Some(self.access.later(async move {
-            let found = shared.in_time(shared.confirmed(digest, token)).await;
-            found.and_then(|found| found)
-        }))
+    fn confirmed(&self, digest: &Digest, token: u64) -> Option<Later<bool>> {
+        let digest = *digest;
+        let confirmed =
+            move |shared: Arc<Decider<R>>| async move { shared.confirmed(digest, token).await };
+        Some(self.access.later(confirmed))
     }
 
     fn condition(&self) -> Result<()> {
@@ -296,6 +306,11 @@ impl<R: Register> Store for RegisterStore<R> {
             return Err(Error::closed());
         }
         Ok(())
+    }
+
+    fn readiness(&self) -> Result<()> {
+        self.condition()?;
+        self.access.shared.reach.check()
     }
 
     fn close(&self) -> Result<()> {

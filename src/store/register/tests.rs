@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::asking::MOST_TRIES;
 use super::{
-    Caching, Cursor, Loaded, Page, RecordId, Refused, Register, RegisterStore, Swapped, Value,
-    Version, connect,
+    Caching, Cursor, Limit, Loaded, Page, RecordId, Refused, Register, RegisterStore, Swapped,
+    Value, Version, connect,
 };
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::decision::{Command, Grant, Holder, Verdict};
@@ -56,8 +56,12 @@ impl Node {
             bytes: 0,
             time: Duration::ZERO,
         };
-        let meters = Meters::new("test");
-        let store = RegisterStore::start(connected, rules, caching, meters, Arc::new(Nobody));
+        let limit = Limit {
+            depth: 64,
+            wait: Duration::from_secs(1),
+        };
+        let (bounds, meters) = ((caching, limit), Meters::new("test"));
+        let store = RegisterStore::start(connected, rules, bounds, meters, Arc::new(Nobody));
         Self(Arc::new(store))
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::bounded;
 
 /// How many jobs are started before those that run have a turn.
 const MOST_AT_ONCE: usize = 256;
@@ -37,20 +38,26 @@ impl Worker {
     pub(crate) fn start(name: &str) -> Result<Self> {
         let no_thread =
             |error| Error::with_source(ErrorKind::Io, "a thread can't be started", error);
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(no_thread)?;
         let (jobs, queue) = unbounded_channel();
         let (end, ended) = oneshot::channel();
+        let (tell, has_runtime) = bounded(1);
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                // Made here, since it may not be dropped in async code, where the caller may be.
+                let runtime = Builder::new_current_thread().enable_all().build();
+                let runtime = match runtime {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(tell.send(Err(error))),
+                };
+                drop(tell.send(Ok(())));
                 runtime.spawn(start_jobs(queue));
                 drop(runtime.block_on(ended));
                 runtime.shutdown_background();
             })
             .map_err(no_thread)?;
+        let has_runtime = has_runtime.recv().map_err(|_| Error::closed())?;
+        has_runtime.map_err(no_thread)?;
         Ok(Self {
             jobs: Jobs(jobs),
             _end: end,
