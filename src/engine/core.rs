@@ -115,24 +115,34 @@ impl Core {
         reads: Reads,
     ) -> Result<Approach> {
         let approach = self.look(digest, fingerprint, terms, reads).await?;
-        match (&self.reconciler, &approach) {
-            (Some(reconciler), Approach::Settled(Verdict::InFlight(found))) if found.is_held => {
-                let takes_over = match reconciler.reconcile(key, digest).await? {
-                    Reconciled::Settled => None,
-                    Reconciled::NoOutcome { .. } if self.on_abandon == OnAbandon::Hold => {
-                        return Ok(approach);
-                    }
-                    Reconciled::NoOutcome { token } => Some(token),
-                };
-                let secret = self.store.secret();
-                let sealed = secret
-                    .seal_whole(fingerprint)
-                    .with_parts(secret, fingerprint);
-                let command = begin(sealed, terms, takes_over);
-                Ok(Approach::Open(command, Seen::default()))
+        let Some(reconciler) = &self.reconciler else {
+            return Ok(approach);
+        };
+        let (this, key) = (Arc::clone(reconciler), key.clone());
+        let looked = match &approach {
+            Approach::Settled(Verdict::InFlight(found)) if found.is_held => {
+                reconciler.run(async move { this.reconcile(&key, digest).await.map(Some) })
             }
-            _ => Ok(approach),
-        }
+            // The store holds what is over, too.
+            Approach::Settled(Verdict::Conflict(_)) => {
+                reconciler.run(async move { this.reconcile_if_over(&key, digest).await })
+            }
+            Approach::Settled(_) | Approach::Open(..) => return Ok(approach),
+        };
+        let takes_over = match looked.await? {
+            None => return Ok(approach),
+            Some(Reconciled::Settled) => None,
+            Some(Reconciled::NoOutcome { .. }) if self.on_abandon == OnAbandon::Hold => {
+                return Ok(approach);
+            }
+            Some(Reconciled::NoOutcome { token }) => Some(token),
+        };
+        let secret = self.store.secret();
+        let sealed = secret
+            .seal_whole(fingerprint)
+            .with_parts(secret, fingerprint);
+        let command = begin(sealed, terms, takes_over);
+        Ok(Approach::Open(command, Seen::default()))
     }
 
     async fn look(

@@ -185,23 +185,14 @@ impl Guard {
 
     async fn keep(&self, reply: &Reply) -> Result<()> {
         self.check_size(reply)?;
-        self.outrun_earlier_attempts(reply).await?;
-        self.settle(self.completion(reply)).await.map(drop)
-    }
-
-    /// An earlier attempt may have a transaction that commits effect and reply: it can't any more, or was first.
-    async fn outrun_earlier_attempts(&self, reply: &Reply) -> Result<()> {
+        let completion = self.completion(reply);
         let Some(reconciler) = self.core.reconciler.as_ref().filter(|_| self.attempt() > 1) else {
-            return Ok(());
+            return self.settle(completion).await.map(drop);
         };
-        let outruns = reconciler.outruns(&self.key, self.digest, self.token(), reply);
-        if outruns.await? {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::LeaseLost,
-            "an earlier attempt at the key has committed its effect and its reply; begin again to get that one's reply",
-        ))
+        let of_key = (&self.key, self.digest);
+        let of_attempt = (self.token(), reply);
+        let verdict = reconciler.complete_after(of_key, of_attempt, completion);
+        settled(verdict.await?).map(drop)
     }
 
     pub(super) fn completion(&self, reply: &Reply) -> Command {
@@ -212,24 +203,13 @@ impl Guard {
         }
     }
 
-    /// Keeps the reply of a transaction that has committed.
-    #[cfg(feature = "register")]
-    pub(super) async fn keep_committed(&self, reply: &Reply) -> Result<()> {
-        self.settle(self.completion(reply)).await.map(drop)
-    }
-
     /// Has the store decide; gives the new end of the lease if there is one.
     async fn settle(&self, command: Command) -> Result<Option<Timestamp>> {
         let verdict = self
             .core
             .submit(&self.key, self.digest, command, Seen::default())
             .await?;
-        match verdict {
-            Verdict::Done => Ok(None),
-            Verdict::Renewed { lease_until } => Ok(Some(lease_until)),
-            Verdict::LeaseLost(holder) => Err(lease_lost(holder)),
-            other => unreachable!("a guard is never answered with {other:?}"),
-        }
+        settled(verdict)
     }
 
     pub(super) fn check_size(&self, reply: &Reply) -> Result<()> {
@@ -238,6 +218,16 @@ impl Guard {
             self.core.refused.oversize.fetch_add(1, Ordering::Relaxed);
         }
         check
+    }
+}
+
+/// The new end of the lease, if there is one.
+fn settled(verdict: Verdict) -> Result<Option<Timestamp>> {
+    match verdict {
+        Verdict::Done => Ok(None),
+        Verdict::Renewed { lease_until } => Ok(Some(lease_until)),
+        Verdict::LeaseLost(holder) => Err(lease_lost(holder)),
+        other => unreachable!("a guard is never answered with {other:?}"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod builder;
 mod core;
+mod fence;
 mod guard;
 #[cfg(any(feature = "tower", feature = "actix"))]
 mod hooks;

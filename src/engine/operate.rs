@@ -59,16 +59,14 @@ impl Engine {
     ///
     /// As [`forget`](Engine::forget).
     pub async fn forget_async(&self, key: &Key) -> Result<bool> {
-        let (had_outcome, command) = match &self.core.reconciler {
+        let (had_outcome, verdict) = match &self.core.reconciler {
             Some(reconciler) => {
                 let digest = self.core.store.secret().digest(key);
-                let (had_outcome, fenced) = reconciler.forget(key, digest).await?;
-                let command = fenced.then(Command::Forget);
-                (had_outcome, command.ok_or_else(|| running("forgotten"))?)
+                reconciler.forget(key, digest).await?
             }
-            None => (false, Command::Forget),
+            None => (false, self.core.command(key, Command::Forget).await?),
         };
-        match self.core.command(key, command).await? {
+        match verdict {
             Verdict::Done => Ok(true),
             Verdict::Nothing => Ok(had_outcome),
             Verdict::Running => Err(running("forgotten")),
@@ -99,15 +97,14 @@ impl Engine {
         if let Resolution::Complete(reply) = &resolution {
             self.core.check_reply(reply)?;
         }
-        let mut command = Command::Resolve(resolution);
-        if let Some(reconciler) = &self.core.reconciler {
-            // What was committed isn't for anybody to decide any more.
+        let verdict = if let Some(reconciler) = &self.core.reconciler {
             let digest = self.core.store.secret().digest(key);
-            let fenced = reconciler.reconcile_for_good(key, digest).await?;
-            let fenced = fenced.then(command);
-            command = fenced.ok_or_else(|| running("resolved"))?;
-        }
-        match self.core.command(key, command).await? {
+            reconciler.resolve(key, digest, resolution).await?
+        } else {
+            let command = Command::Resolve(resolution);
+            self.core.command(key, command).await?
+        };
+        match verdict {
             Verdict::Done => Ok(()),
             Verdict::Running => Err(running("resolved")),
             Verdict::Nothing => Err(Error::new(

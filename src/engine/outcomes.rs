@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -217,6 +218,12 @@ impl<T: Transaction + 'static> Outcomes for Opened<T> {
 
     fn mark(&self) -> u64 {
         self.mark.to_bits()
+    }
+
+    fn run(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        if let Some(worker) = &*self.worker.lock() {
+            worker.jobs().run(work);
+        }
     }
 
     fn stop(&self) {

@@ -151,9 +151,7 @@ impl Guard {
     /// Another attempt's outcome is there: retries get that.
     async fn superseded(&self) -> Error {
         let Some(reconciler) = &self.core.reconciler else {
-            // What is known of the key here is out of date, perhaps.
-            self.core.store.mistaken(&self.digest);
-            return first_was_another();
+            return self.superseded_on_register().await;
         };
         match reconciler
             .give_way(&self.key, self.digest, self.token())
@@ -165,6 +163,28 @@ impl Guard {
                 "the transaction isn't one of the database that was named with outcomes_in, or the key was completed, forgotten or resolved \
                  meanwhile: roll it back",
             ),
+            Err(error) => error,
+        }
+    }
+}
+
+impl Guard {
+    /// The row wasn't as it was known here.
+    async fn superseded_on_register(&self) -> Error {
+        let store = &self.core.store;
+        store.mistaken(&self.digest);
+        let Some(asked) = store.ask_for(&self.digest) else {
+            return other_database();
+        };
+        match asked.await {
+            Ok(Some(Stored {
+                record: Record::InFlight(record),
+                ..
+            })) if record.token == self.token() => Error::new(
+                ErrorKind::Unavailable,
+                "a renewal of this guard's own came between: roll back, and complete with the same guard in a new transaction",
+            ),
+            Ok(_) => first_was_another(),
             Err(error) => error,
         }
     }
@@ -245,15 +265,10 @@ impl Guard {
             let is_there = confirmed.ok_or_else(other_database)?.await?;
             return is_there.then_some(()).ok_or_else(not_committed);
         };
-        match reconciler.outcomes.load(&self.digest).await? {
-            Some(found) if found.token == self.token() => {}
-            _ => return Err(not_committed()),
-        }
-        match self.keep_committed(reply).await {
-            // Whoever was granted the key meanwhile gives way to this outcome.
-            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
-            result => result,
-        }
+        let completion = self.completion(reply);
+        let of_key = (&self.key, self.digest);
+        let is_there = reconciler.confirm(of_key, self.token(), completion).await?;
+        is_there.then_some(()).ok_or_else(not_committed)
     }
 }
 

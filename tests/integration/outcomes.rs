@@ -1,6 +1,7 @@
 //! Replies that commit in the caller's own redb transactions, with the effect.
 
 mod fences;
+mod own;
 
 use std::sync::Arc;
 

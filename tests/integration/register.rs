@@ -1,7 +1,7 @@
 //! Several engines on one register, through the public API.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use onceward::register::{
     Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
 };
 use onceward::testkit::Local;
+use onceward::transaction::{OutcomeRow, Transaction, Written};
 use onceward::{Builder, Engine, ErrorKind, ManualClock, OnAbandon, Outcome, Reply};
 use tokio::sync::{Barrier, Notify};
 
@@ -48,6 +49,8 @@ struct Muted {
     answers_changes: bool,
     timeout: Duration,
     goes_on: Arc<Notify>,
+    /// How many calls wait for that.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Muted {
@@ -58,6 +61,7 @@ impl Muted {
             answers_changes: false,
             timeout,
             goes_on: Arc::default(),
+            waiting: Arc::default(),
         }
     }
 
@@ -85,7 +89,9 @@ impl Register for Muted {
     ) -> Result<Swapped, Refused> {
         let is_answered = self.answers_changes && expected.is_some();
         if !is_answered && self.is_silent.load(Ordering::SeqCst) {
-            self.goes_on.notified().await;
+            let goes_on = self.goes_on.notified();
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            goes_on.await;
         }
         self.register.swap(id, expected, new, ends_at_ms).await
     }
@@ -100,6 +106,35 @@ impl Register for Muted {
 
     fn timeout(&self) -> Duration {
         self.timeout
+    }
+}
+
+/// A register whose pages have each cell twice.
+struct Twice(Local);
+
+impl Register for Twice {
+    async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
+        self.0.load(id).await
+    }
+
+    async fn swap(
+        &self,
+        id: RecordId,
+        expected: Option<Version>,
+        new: Value,
+        ends_at_ms: u64,
+    ) -> Result<Swapped, Refused> {
+        self.0.swap(id, expected, new, ends_at_ms).await
+    }
+
+    async fn sweep(&self) -> Result<u64, Refused> {
+        self.0.sweep().await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
+        let mut page = self.0.scan(from, most).await?;
+        page.values.extend(page.values.clone());
+        Ok(page)
     }
 }
 
@@ -217,6 +252,17 @@ fn held_attempts_of_all_nodes_are_listed_and_never_swept() {
 }
 
 #[test]
+fn a_held_attempt_that_is_on_several_pages_is_listed_once() {
+    let server = Server::new();
+    let builder = server.builder().on_abandon(OnAbandon::Hold);
+    let node = builder.open_on(Twice(server.register.clone())).unwrap();
+    drop(granted(&node, "key"));
+    completed(&node, "completed", "body");
+    server.clock.advance(LEASE);
+    assert_eq!(node.held().unwrap().len(), 1);
+}
+
+#[test]
 fn all_nodes_have_the_same_pepper_or_none() {
     let server = Server::new();
     let open = |pepper: Option<&str>| {
@@ -304,9 +350,10 @@ fn begins_over_the_depth_of_the_queue_are_refused_and_guards_are_not_held_up() {
     register.mute();
     thread::scope(|scope| {
         let begins = ["first", "second"].map(|name| scope.spawn(|| granted(&node, name)));
-        while node.stats().queued < 2 {
+        while register.waiting.load(Ordering::SeqCst) < 2 {
             thread::yield_now();
         }
+        assert_eq!(node.stats().queued, 2);
         let refused = node.begin(&key("third"), &request()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Overloaded);
         assert_eq!(node.stats().refused_overloaded, 1);
@@ -336,4 +383,43 @@ fn lookups_of_async_callers_do_not_wait_one_for_another() {
     let lookups = keys.iter().map(|key| node.lookup_async(key));
     let found = futures::executor::block_on(futures::future::join_all(lookups));
     assert!(found.into_iter().all(|found| found.unwrap().is_some()));
+}
+
+/// A transaction that finds the row otherwise than it was known.
+struct Outdated;
+
+impl Transaction for Outdated {
+    type Database = Local;
+
+    async fn write(&self, _: &Local, _: &OutcomeRow) -> Result<Written, Refused> {
+        Ok(Written::Superseded)
+    }
+
+    async fn put(_: &Local, _: &OutcomeRow) -> Result<Written, Refused> {
+        unreachable!("a register needs no fences")
+    }
+
+    async fn load(_: &Local, _: RecordId) -> Result<Option<Value>, Refused> {
+        unreachable!("a register asks itself")
+    }
+
+    async fn sweep(_: &Local, _: u64) -> Result<u64, Refused> {
+        unreachable!("a register sweeps itself")
+    }
+}
+
+#[test]
+fn a_transaction_that_meets_another_change_of_the_same_attempt_leaves_the_guard_its_key() {
+    let server = Server::new();
+    let node = server.node();
+    let guard = granted(&node, "key");
+    let refused = guard.complete_in(&Outdated, Reply::new(201, "body"));
+    let (guard, reply, error) = refused.unwrap_err().into_parts();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    guard.complete(reply).unwrap();
+    let lost = granted(&node, "lost");
+    server.clock.advance(LEASE);
+    drop(granted(&node, "lost"));
+    let refused = lost.complete_in(&Outdated, Reply::new(201, "body"));
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::LeaseLost);
 }

@@ -8,11 +8,11 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, NoTls, Socket};
 
+use super::Postgres;
 use super::dial::{Dial, Dialer};
 use super::link::Link;
+use super::pool::Settings;
 use super::sql::Sql;
-use super::together::Queue;
-use super::{Postgres, Shared};
 use crate::error::{Error, ErrorKind, Result};
 
 const DEFAULT_TABLE: &str = "onceward_records";
@@ -129,27 +129,14 @@ impl PostgresBuilder {
             )));
         }
         let sql = Sql::on(&self.table)?;
-        let link = Link::new(
+        let link = Link::new(Settings {
             config,
             dial,
-            self.connections,
-            self.timeout,
-            self.makes_table,
-        )?;
-        let mut origin = [0; 8];
-        getrandom::fill(&mut origin).map_err(|error| {
-            let error = std::io::Error::other(error);
-            Error::with_source(ErrorKind::Io, "the system gives no random bytes", error)
+            connections: self.connections,
+            timeout: self.timeout,
+            makes_table: self.makes_table,
         })?;
-        let origin = format!("{:016x}", u64::from_le_bytes(origin));
-        Ok(Postgres {
-            shared: Arc::new(Shared {
-                link,
-                sql,
-                queue: Queue::default(),
-                origin,
-            }),
-        })
+        Ok(Postgres::on(link, sql))
     }
 }
 

@@ -6,20 +6,17 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Client as Pooled, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool,
-    RecyclingMethod, Runtime,
-};
+use deadpool_postgres::{Client as Pooled, Pool};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Config, Row, SimpleQueryMessage, Statement as Prepared};
+use tokio_postgres::{Row, Statement as Prepared};
 
-use super::dial::{Deaf, Dial};
 use super::failure::Failure;
+use super::pool::{Connection, Settings, pool};
 use super::schema::first_contact;
 use super::sql::Sql;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::store::register::Refused;
 
 /// How often a statement is tried that the server couldn't carry out beside others, or only on another server.
@@ -29,11 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// How long a patient statement waits for a row that a transaction of somebody's has changed and not yet committed. A call may
 /// have to do so more than once.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
-/// How long any other does.
-const SHORT_LOCK_WAIT: Duration = Duration::from_millis(50);
 
-/// A connection of the pool's, and its prepared statements.
-pub(super) type Connection = ClientWrapper;
 pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// One of a transaction's.
@@ -47,74 +40,66 @@ pub(super) enum Undone {
     /// It wasn't begun.
     Refused(Refused),
     /// Nothing has changed.
-    Nothing(Failure, tokio_postgres::Error),
+    Nothing {
+        failure: Failure,
+        error: tokio_postgres::Error,
+        /// The first statement that has failed, if it was one of them.
+        culprit: Option<usize>,
+    },
     /// It may have, after all.
     Unknown(tokio_postgres::Error),
 }
 
+impl Undone {
+    fn nothing(error: tokio_postgres::Error) -> Self {
+        Self::Nothing {
+            failure: Failure::of(&error),
+            error,
+            culprit: None,
+        }
+    }
+
+    /// The same, with the statement that has failed counted otherwise.
+    pub(super) fn with_culprit(mut self, place: impl FnOnce(usize) -> usize) -> Self {
+        if let Self::Nothing { culprit, .. } = &mut self {
+            *culprit = culprit.map(place);
+        }
+        self
+    }
+}
+
 pub(super) struct Link {
     pool: Pool,
-    pub(super) config: Config,
-    pub(super) dial: Arc<dyn Dial>,
-    pub(super) timeout: Duration,
-    makes_table: bool,
+    pub(super) settings: Settings,
     /// What the first contact has found.
-    warnings: OnceCell<Vec<String>>,
+    warnings: Arc<OnceCell<Vec<String>>>,
 }
 
 impl Link {
-    pub(super) fn new(
-        mut config: Config,
-        dial: Arc<dyn Dial>,
-        connections: usize,
-        timeout: Duration,
-        makes_table: bool,
-    ) -> Result<Self> {
+    pub(super) fn new(mut settings: Settings) -> Result<Self> {
+        let Settings {
+            config, timeout, ..
+        } = &mut settings;
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(timeout);
+            config.connect_timeout(*timeout);
         }
         // A server that has vanished without a word is noticed by then.
         if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(timeout);
+            config.tcp_user_timeout(*timeout);
         }
-        let settings = ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        };
-        let manager = Manager::from_connect(config.clone(), Deaf(Arc::clone(&dial)), settings);
-        let session = session(timeout);
-        let prepared = Hook::async_fn(move |connection: &mut Connection, _| {
-            let session = session.clone();
-            Box::pin(async move {
-                let said = connection.simple_query(&session).await;
-                let said = said.map_err(HookError::Backend)?;
-                if reads_only(&said) {
-                    return Err(HookError::message(
-                        "the server only reads: it is a standby; name the primary, or all hosts with target_session_attrs=read-write",
-                    ));
-                }
-                Ok(())
-            })
-        });
-        let pool = Pool::builder(manager)
-            .max_size(connections)
-            .create_timeout(Some(timeout))
-            .runtime(Runtime::Tokio1)
-            .post_create(prepared)
-            .build();
-        let pool = pool.map_err(|error| {
-            Error::with_source(
-                ErrorKind::InvalidConfig,
-                "the pool of connections can't be made",
-                error,
-            )
-        })?;
         Ok(Self {
-            pool,
-            config,
-            dial,
-            timeout,
-            makes_table,
-            warnings: OnceCell::new(),
+            pool: pool(&settings)?,
+            settings,
+            warnings: Arc::default(),
+        })
+    }
+
+    /// The same with connections of its own.
+    pub(super) fn apart(&self) -> Result<Self> {
+        Ok(Self {
+            pool: pool(&self.settings)?,
+            settings: self.settings.clone(),
+            warnings: Arc::clone(&self.warnings),
         })
     }
 
@@ -162,7 +147,7 @@ impl Link {
         sql: &Sql,
         statement: Statement<'_>,
     ) -> Result<Vec<Row>, Refused> {
-        let lock_wait = LOCK_WAIT.min(self.timeout / 4).as_millis();
+        let lock_wait = LOCK_WAIT.min(self.settings.timeout / 4).as_millis();
         let begin = format!("BEGIN; SET LOCAL lock_timeout = {lock_wait}");
         let statements = [statement];
         let mut pause = FIRST_PAUSE;
@@ -171,7 +156,7 @@ impl Link {
                 Ok(mut rows) => return Ok(rows.pop().unwrap_or_default()),
                 Err(Undone::Refused(refused)) => return Err(refused),
                 Err(Undone::Unknown(error)) => return Err(Refused::unknown(error)),
-                Err(Undone::Nothing(failure, error)) => (failure, error),
+                Err(Undone::Nothing { failure, error, .. }) => (failure, error),
             };
             if !failure.may_pass() || tries_left == 0 {
                 return Err(Refused::unchanged(error));
@@ -191,7 +176,7 @@ impl Link {
     ) -> Result<Vec<Vec<Row>>, Undone> {
         let lent = self.lend(sql).await.map_err(Undone::Refused)?;
         let prepared = lent.prepared(statements).await;
-        let prepared = prepared.map_err(|error| Undone::Nothing(Failure::of(&error), error))?;
+        let prepared = prepared.map_err(Undone::nothing)?;
         let Results {
             begun,
             made,
@@ -199,10 +184,10 @@ impl Link {
         } = lent.transaction(begin, statements, &prepared).await;
         let mut rows = Vec::with_capacity(made.len());
         let mut first = None;
-        for made in made {
+        for (at, made) in made.into_iter().enumerate() {
             match made {
                 Ok(found) => rows.push(found),
-                Err(error) => first = first.or(Some(error)),
+                Err(error) => first = first.or(Some((at, error))),
             }
         }
         let undone = match (begun, committed, first) {
@@ -211,21 +196,30 @@ impl Link {
                 return Ok(rows);
             }
             // The server has failed one of them, and so has rolled back.
-            (Ok(()), Ok(()), Some(error)) if error.code().is_some() => {
+            (Ok(()), Ok(()), Some((at, error))) if error.code().is_some() => {
                 let failure = Failure::of(&error);
                 if failure.spares_connection() {
                     lent.give_back();
                 }
-                Undone::Nothing(failure, error)
+                Undone::Nothing {
+                    failure,
+                    error,
+                    culprit: Some(at),
+                }
             }
             // Without a transaction around them, the others were transactions of their own. Or the answer was of no use.
-            (Err(error), ..) | (Ok(()), Ok(()), Some(error)) => Undone::Unknown(error),
+            (Err(error), ..) | (Ok(()), Ok(()), Some((_, error))) => Undone::Unknown(error),
             (Ok(()), Err(error), _) => match Failure::of(&error) {
                 Failure::Broken => Undone::Unknown(error),
-                failure => Undone::Nothing(failure, error),
+                _ => Undone::nothing(error),
             },
         };
-        if let Undone::Unknown(_) | Undone::Nothing(Failure::OtherConnection, _) = &undone {
+        if let Undone::Unknown(_)
+        | Undone::Nothing {
+            failure: Failure::OtherConnection,
+            ..
+        } = &undone
+        {
             // The idle ones are of the same sort.
             self.pool.retain(|_, _| false);
         }
@@ -235,30 +229,10 @@ impl Link {
     async fn lend(&self, sql: &Sql) -> Result<Lent, Refused> {
         let pooled = self.pool.get().await.map_err(Refused::unchanged)?;
         let lent = Lent(Some(pooled));
-        let contact = || first_contact(lent.connection(), sql, self.makes_table);
+        let contact = || first_contact(lent.connection(), sql, &self.settings);
         self.warnings.get_or_try_init(contact).await?;
         Ok(lent)
     }
-}
-
-/// What holds on every connection: a commit is on the disk, and nothing waits for longer than whoever asked.
-fn session(timeout: Duration) -> String {
-    let lock_wait = SHORT_LOCK_WAIT.min(timeout / 4);
-    format!(
-        "SET statement_timeout = {}; SET lock_timeout = {}; \
-         SELECT set_config('synchronous_commit', 'on', false) \
-         WHERE current_setting('synchronous_commit', true) IN ('off', 'local'); \
-         SELECT current_setting('transaction_read_only', true) AS reads_only",
-        timeout.as_millis(),
-        lock_wait.as_millis(),
-    )
-}
-
-fn reads_only(said: &[SimpleQueryMessage]) -> bool {
-    said.iter().any(|message| match message {
-        SimpleQueryMessage::Row(row) => matches!(row.try_get("reads_only"), Ok(Some("on"))),
-        _ => false,
-    })
 }
 
 /// A connection that isn't used again unless it is given back: whoever gave up in the middle of a statement leaves an answer

@@ -51,6 +51,8 @@ mod dial;
 mod failure;
 mod link;
 mod news;
+mod patience;
+mod pool;
 mod register;
 mod schema;
 mod sql;
@@ -62,13 +64,13 @@ use std::sync::Arc;
 
 pub use builder::PostgresBuilder;
 use link::Link;
+use patience::Patience;
 use sql::Sql;
 use together::Queue;
 
 /// A register on a table of a PostgreSQL database; see the [module](self).
 ///
-/// Clones share their connections.
-#[derive(Clone)]
+/// A clone has the same settings and warnings, and connections of its own.
 pub struct Postgres {
     shared: Arc<Shared>,
 }
@@ -77,6 +79,7 @@ struct Shared {
     link: Link,
     sql: Sql,
     queue: Queue,
+    patience: Patience,
     /// Tells this node's announcements from the others'.
     origin: String,
 }
@@ -97,6 +100,30 @@ impl Postgres {
     /// `tracing` each is an event, too.
     pub fn warnings(&self) -> &[String] {
         self.shared.link.warnings()
+    }
+
+    fn on(link: Link, sql: Sql) -> Self {
+        let mut origin = [0; 8];
+        // Without random bytes an engine can't be opened anyway.
+        let _ = getrandom::fill(&mut origin);
+        let patience = Patience::new(link.settings.connections);
+        Self {
+            shared: Arc::new(Shared {
+                link,
+                sql,
+                queue: Queue::default(),
+                patience,
+                origin: format!("{:016x}", u64::from_le_bytes(origin)),
+            }),
+        }
+    }
+}
+
+impl Clone for Postgres {
+    fn clone(&self) -> Self {
+        let link = self.shared.link.apart();
+        let link = link.expect("a pool with these settings has been made before");
+        Self::on(link, self.shared.sql.clone())
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn announce(shared: &Shared, changed: &[RecordId]) {
         .link
         .rows(&shared.sql, &shared.sql.announce, parameters);
     // Who isn't told looks after a while.
-    drop(timeout(shared.link.timeout, told).await);
+    drop(timeout(shared.link.settings.timeout, told).await);
 }
 
 /// Hears until it is dropped. What is announced while the connection is lost isn't heard.
@@ -65,18 +65,18 @@ struct Unheard;
 
 /// Hears until the connection breaks.
 async fn listen_once(shared: &Shared, heard: Heard) -> Result<(), Unheard> {
-    let config = shared.link.config.clone();
+    let config = shared.link.settings.config.clone();
     let listening = async {
-        let (client, task) = shared.link.dial.dial(config, heard).await?;
+        let (client, task) = shared.link.settings.dial.dial(config, heard).await?;
         client.batch_execute(&shared.sql.listen).await?;
         Ok::<_, Error>((client, task))
     };
-    let listening = timeout(shared.link.timeout, listening).await;
+    let listening = timeout(shared.link.settings.timeout, listening).await;
     let Ok(Ok((client, mut task))) = listening else {
         return Err(Unheard);
     };
     while timeout(PROBED_EVERY, &mut task).await.is_err() {
-        let probe = timeout(shared.link.timeout, client.check_connection()).await;
+        let probe = timeout(shared.link.settings.timeout, client.check_connection()).await;
         if !matches!(probe, Ok(Ok(()))) {
             break;
         }

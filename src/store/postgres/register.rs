@@ -10,7 +10,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::Postgres;
 use super::failure::is_locked;
-use super::link::Parameters;
+use super::link::{Parameters, Statement};
 use super::news;
 use super::together::Change;
 use crate::store::register::{
@@ -101,7 +101,7 @@ impl Register for Postgres {
     }
 
     fn timeout(&self) -> Duration {
-        self.shared.link.timeout
+        self.shared.link.settings.timeout
     }
 }
 
@@ -121,8 +121,16 @@ impl Postgres {
     }
 
     async fn rows(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Refused> {
-        let shared = &self.shared;
-        shared.link.rows(&shared.sql, statement, parameters).await
+        let (link, sql) = (&self.shared.link, &self.shared.sql);
+        match link.rows(sql, statement, parameters).await {
+            // Somebody changes the table itself.
+            Err(refused) if is_locked(&refused) => {
+                let parameters = parameters.to_vec();
+                let text = statement;
+                link.patiently(sql, Statement { text, parameters }).await
+            }
+            done => done,
+        }
     }
 
     /// For a statement that gives exactly one.

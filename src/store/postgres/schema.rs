@@ -1,8 +1,10 @@
 //! The first contact: the table, and what the server's settings are worth.
 
+use std::time::Duration;
+
 use tokio_postgres::error::SqlState;
 
-use super::link::Connection;
+use super::pool::{Connection, Settings};
 use super::sql::Sql;
 use crate::observe;
 use crate::store::register::Refused;
@@ -11,13 +13,13 @@ use crate::store::register::Refused;
 pub(super) async fn first_contact(
     connection: &Connection,
     sql: &Sql,
-    makes_table: bool,
+    settings: &Settings,
 ) -> Result<Vec<String>, Refused> {
     let found = connection.batch_execute(&sql.look_for_table).await;
     match found {
         Ok(()) => {}
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) && makes_table => {
-            make_table(connection, sql).await?;
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) && settings.makes_table => {
+            make_table(connection, sql, settings.timeout).await?;
         }
         Err(error) => return Err(Refused::unchanged(error)),
     }
@@ -48,10 +50,21 @@ pub(super) async fn first_contact(
     Ok(warnings)
 }
 
-async fn make_table(connection: &Connection, sql: &Sql) -> Result<(), Refused> {
-    let made = connection.batch_execute(&sql.schema).await;
-    let Err(error) = made else { return Ok(()) };
-    // Another node was making it at the same moment: PostgreSQL says so in one of these ways.
+async fn make_table(connection: &Connection, sql: &Sql, timeout: Duration) -> Result<(), Refused> {
+    // Another node may be making it at the same moment, and is waited for.
+    let make = format!(
+        "BEGIN; SET LOCAL lock_timeout = {}; {} COMMIT",
+        timeout.as_millis() / 2,
+        sql.schema
+    );
+    let Err(error) = connection.batch_execute(&make).await else {
+        return Ok(());
+    };
+    connection
+        .batch_execute("ROLLBACK")
+        .await
+        .map_err(Refused::unchanged)?;
+    // PostgreSQL says in one of these ways that it was faster.
     let others = [
         &SqlState::UNIQUE_VIOLATION,
         &SqlState::DUPLICATE_TABLE,

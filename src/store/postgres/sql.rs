@@ -10,6 +10,7 @@ const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 const BEGAN: &str = "(extract(epoch FROM now()) * 1000)::bigint";
 
 /// All statements on one table.
+#[derive(Clone)]
 pub(super) struct Sql {
     pub(super) schema: String,
     pub(super) look_for_table: String,

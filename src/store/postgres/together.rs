@@ -1,7 +1,7 @@
 //! Changes that come at once are made in one transaction, so that they share one commit and one flight to the server and back.
 //!
 //! A few tasks make what is in the queue, as much of it at a time as goes together. They don't wait for a row that somebody else
-//! has locked: such a change, and those that were made with it, go back to their callers, who make them alone and with more patience.
+//! has locked: such a change goes back to its caller, who makes it alone and with more patience, and the others into the queue.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -68,29 +68,32 @@ impl Shared {
     /// Makes a change, with those of others if there are any; gives what its statement gave.
     pub(super) async fn make(self: &Arc<Self>, change: Change) -> Result<Vec<Row>, Refused> {
         let change = Arc::new(change);
-        let (tell, told) = oneshot::channel();
-        let waiting = Waiting {
-            change: Arc::clone(&change),
-            tell,
-        };
-        if self.queue.join(waiting) {
-            let (shared, counts) = (Arc::clone(self), true);
-            tokio::spawn(Maker { shared, counts }.work());
-        }
-        match told.await {
-            Ok(Told::Rows(rows)) => Ok(rows),
-            Ok(Told::Failed(refused)) => Err(refused),
-            Ok(Told::Alone) => {
-                let columns = Columns::of(&change);
-                let statement = self.statement(&columns);
-                self.link.patiently(&self.sql, statement).await
+        // Where somebody waits for the row, it would only hold up what is made with it.
+        if !self.patience.knows(change.id) {
+            let (tell, told) = oneshot::channel();
+            let waiting = Waiting {
+                change: Arc::clone(&change),
+                tell,
+            };
+            if self.queue.join(waiting) {
+                let (shared, counts) = (Arc::clone(self), true);
+                tokio::spawn(Maker { shared, counts }.work());
             }
-            Err(_) => Err(Refused::unknown("the change was given up under way")),
+            match told.await {
+                Ok(Told::Rows(rows)) => return Ok(rows),
+                Ok(Told::Failed(refused)) => return Err(refused),
+                Ok(Told::Alone) => {}
+                Err(_) => return Err(Refused::unknown("the change was given up under way")),
+            }
         }
+        let _turn = self.patience.turn(change.id).await;
+        let columns = Columns::of(&change);
+        let statement = self.statement(&columns);
+        self.link.patiently(&self.sql, statement).await
     }
 
     /// Makes some changes, and tells whoever waits for them.
-    async fn make_all(&self, waiting: Vec<Waiting>) {
+    async fn make_all(&self, mut waiting: Vec<Waiting>) {
         let changes: Vec<&Change> = waiting.iter().map(|waiting| &*waiting.change).collect();
         let made = match changes[..] {
             [change] => self.make_one(change).await.map(|rows| vec![rows]),
@@ -106,7 +109,14 @@ impl Shared {
                 let only = waiting.into_iter().next();
                 only.map(|only| only.tell.send(Told::Failed(refused)));
             }
-            Err(Undone::Refused(_) | Undone::Nothing(..)) => {
+            Err(Undone::Nothing {
+                culprit: Some(culprit),
+                ..
+            }) => {
+                drop(waiting.remove(culprit).tell.send(Told::Alone));
+                self.queue.join_again(waiting);
+            }
+            Err(Undone::Refused(_) | Undone::Nothing { .. }) => {
                 for waiting in waiting {
                     drop(waiting.tell.send(Told::Alone));
                 }
@@ -135,7 +145,8 @@ impl Shared {
         let statements = order.iter().map(|place| self.statement(&columns[*place]));
         let statements: Vec<_> = statements.collect();
         let begin = "BEGIN";
-        let rows = self.link.transaction(&self.sql, begin, &statements).await?;
+        let rows = self.link.transaction(&self.sql, begin, &statements).await;
+        let rows = rows.map_err(|undone| undone.with_culprit(|at| order[at]))?;
         let mut in_place: Vec<_> = order.into_iter().zip(rows).collect();
         in_place.sort_unstable_by_key(|(place, _)| *place);
         Ok(in_place.into_iter().map(|(_, rows)| rows).collect())
@@ -190,6 +201,14 @@ impl Queue {
         is_one_more
     }
 
+    /// Those that have failed beside another one go first.
+    fn join_again(&self, waiting: Vec<Waiting>) {
+        let mut state = self.0.lock();
+        for waiting in waiting.into_iter().rev() {
+            state.waiting.push_front(waiting);
+        }
+    }
+
     /// What a task is to make next, whose callers are still there; if there is nothing, the task counts no more. Each id is
     /// there once: what one transaction did twice to a row couldn't be told apart.
     fn next(&self) -> Vec<Waiting> {
@@ -230,7 +249,7 @@ impl Maker {
                 return;
             }
             // Whoever waits is told that it is unclear, if this takes too long.
-            drop(timeout(shared.link.timeout, shared.make_all(waiting)).await);
+            drop(timeout(shared.link.settings.timeout, shared.make_all(waiting)).await);
         }
     }
 }

@@ -17,7 +17,7 @@ use super::server_time::ServerTime;
 use super::versions::Versions;
 use super::{Register, Value, Version};
 use crate::clock::Timestamp;
-use crate::decision::{self, Change, Command, Context, Grant, Verdict};
+use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::record::Stored;
@@ -91,22 +91,22 @@ impl<R: Register> Decider<R> {
         let since = self.replies.since();
         let view = self.first_view(&digest, &command).await?;
         let (verdict, is_behind) = self.settle(&key, digest, &command, view, since).await?;
-        let Some(renewal) = renewal(&command, &verdict).filter(|_| is_behind) else {
+        if !is_behind {
             return Ok(verdict);
-        };
-        // The machine has slept, say: the lease would end too early by so much.
-        let view = self.first_view(&digest, &renewal).await?;
-        let (renewed, _) = self.settle(&key, digest, &renewal, view, since).await?;
-        match (verdict, renewed) {
-            (Verdict::Proceed(grant), Verdict::Renewed { lease_until }) => {
-                Ok(Verdict::Proceed(Grant {
-                    lease_until,
-                    ..grant
-                }))
-            }
-            (Verdict::Proceed(_), _) => Err(contended()),
-            (_, renewed) => Ok(renewed),
         }
+        // The machine has slept, say: the lease would end too early by so much, and a token be lower than one that was given.
+        match &verdict {
+            Verdict::Proceed(grant) => {
+                let release = Command::Release { token: grant.token };
+                let view = self.first_view(&digest, &release).await?;
+                self.settle(&key, digest, &release, view, since).await?;
+            }
+            Verdict::Renewed { .. } => {}
+            _ => return Ok(verdict),
+        }
+        let view = self.first_view(&digest, &command).await?;
+        let (again, _) = self.settle(&key, digest, &command, view, since).await?;
+        Ok(again)
     }
 
     /// Gives the verdict, and whether it was made by a time that the server's was past already.
@@ -118,6 +118,8 @@ impl<R: Register> Decider<R> {
         mut view: View,
         since: Since,
     ) -> Result<(Verdict, bool)> {
+        // A completion that was written by a time that the server's was past: its retention would end too early.
+        let mut early = None;
         for _ in 0..MOST_DECISIONS {
             let held = view.value.as_ref().map(|value| Held::of(value, &digest));
             let held = held.transpose()?;
@@ -138,17 +140,24 @@ impl<R: Register> Decider<R> {
             let stored = self.stored(change, digest, key);
             let observed = Observed::of(stored.as_ref().map(|stored| &stored.record));
             let new = self.value_of(stored.as_ref(), digest, &view, last_token, version)?;
-            let expected = view.value.as_ref().map(|value| value.version);
+            let expected = early.or(view.value.as_ref().map(|value| value.version));
             match self.swap(digest, expected, &new).await? {
                 Made::Done { asked_at } => {
+                    let is_behind =
+                        view.is_assumed && asked_at.0 > view.now.0.saturating_add(ROUNDING_MS);
+                    if is_behind && matches!(command, Command::Complete { .. }) {
+                        early = Some(version);
+                        (view.now, view.is_assumed) = (asked_at, false);
+                        continue;
+                    }
                     self.note_own(digest, new.value, &decision.verdict);
                     self.keep_reply(stored, since, view.now);
                     self.observer.changed(&digest, observed);
                     self.news.tell(digest, observed);
-                    let is_behind =
-                        view.is_assumed && asked_at.0 > view.now.0.saturating_add(ROUNDING_MS);
                     return Ok((decision.verdict, is_behind));
                 }
+                // It was completed, and somebody has changed that already.
+                Made::Not(_) if early.is_some() => return Ok((decision.verdict, false)),
                 Made::Not(found) => view = found,
             }
         }
@@ -274,21 +283,6 @@ fn forgets(command: &Command) -> bool {
     match command {
         Command::If { then, .. } => forgets(then),
         command => matches!(command, Command::Forget),
-    }
-}
-
-/// What starts the lease anew that a command was given.
-fn renewal(command: &Command, verdict: &Verdict) -> Option<Command> {
-    match (command, verdict) {
-        (Command::Begin { lease, .. }, Verdict::Proceed(grant)) => Some(Command::Renew {
-            token: grant.token,
-            lease: *lease,
-        }),
-        (Command::Renew { token, lease }, Verdict::Renewed { .. }) => Some(Command::Renew {
-            token: *token,
-            lease: *lease,
-        }),
-        _ => None,
     }
 }
 

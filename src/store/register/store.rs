@@ -1,6 +1,7 @@
 //! The adapter that makes a register a store.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -213,10 +214,16 @@ impl<R: Register> Store for RegisterStore<R> {
     }
 
     fn in_flight(&self) -> Result<Vec<Arc<Stored>>> {
-        let is_in_flight = |stored: &Stored| matches!(stored.record, Record::InFlight(_));
-        let live = self.live().flatten();
-        let in_flight = live.filter(|stored| stored.as_ref().map_or(true, is_in_flight));
-        in_flight.map(|stored| stored.map(Arc::new)).collect()
+        // A cell may be on several pages.
+        let mut in_flight = HashMap::new();
+        for stored in self.live().flatten() {
+            let stored = stored?;
+            match stored.record {
+                Record::InFlight(_) => in_flight.insert(stored.digest, Arc::new(stored)),
+                Record::Completed(_) => in_flight.remove(&stored.digest),
+            };
+        }
+        Ok(in_flight.into_values().collect())
     }
 
     fn sweep(&self) -> Result<Swept> {

@@ -27,6 +27,7 @@ use crate::testkit::Local;
 const LEASE: Duration = Duration::from_secs(120);
 const JUST_UNDER_LEASE: Duration = Duration::from_millis(119_999);
 const RETENTION: Duration = Duration::from_secs(86_400);
+const JUST_UNDER_RETENTION: Duration = Duration::from_millis(86_399_999);
 
 #[derive(Debug)]
 struct Nobody;
@@ -321,6 +322,38 @@ fn a_node_that_has_slept_gives_its_lease_its_whole_length_all_the_same() {
     let lease_until = now(&server).plus(LEASE);
     assert_eq!(renewed, Verdict::Renewed { lease_until });
     just_under(&other, "renewed");
+}
+
+#[test]
+fn a_node_that_has_slept_keeps_a_reply_for_its_whole_retention() {
+    let server = ManualClock::new();
+    let register = Local::new(server.clone());
+    let sleepy = Node::new(register.clone(), &ManualClock::new());
+    let other = Node::new(register, &server);
+    let token = sleepy.granted("key").token;
+    server.advance(RETENTION / 2);
+    assert!(matches!(sleepy.complete("key", token), Verdict::Done));
+    server.advance(JUST_UNDER_RETENTION);
+    assert!(matches!(other.begin("key"), Verdict::Replay(_)));
+    server.advance(Duration::from_millis(1));
+    assert_eq!(other.granted("key").attempt, 1);
+}
+
+#[test]
+fn a_node_that_has_slept_gives_no_lower_token_than_others_have_given() {
+    let server = ManualClock::new();
+    let register = Local::new(server.clone());
+    let sleepy = Node::new(register.clone(), &ManualClock::new());
+    let other = Node::new(register, &server);
+    server.advance(RETENTION);
+    let earlier = other.granted("key").token;
+    other.complete("key", earlier);
+    server.advance(RETENTION);
+    assert_ne!(other.0.sweep().unwrap().records, 0);
+    let grant = sleepy.granted("key");
+    assert!(grant.token > earlier);
+    assert_eq!(grant.attempt, 1);
+    assert_eq!(grant.lease_until, now(&server).plus(LEASE));
 }
 
 #[test]

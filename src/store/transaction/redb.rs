@@ -16,12 +16,15 @@ type Row = (u64, u64, &'static [u8]);
 type Rows<'a> = Table<'a, &'static [u8; 32], Row>;
 
 const OUTCOMES: TableDefinition<'_, &[u8; 32], Row> = TableDefinition::new("onceward_outcomes");
+/// The same rows by their ends, so that a sweep needn't read all of them.
+const ENDS: TableDefinition<'_, (u64, &[u8; 32]), ()> =
+    TableDefinition::new("onceward_outcome_ends");
 /// Is never committed.
 const POISON: TableDefinition<'_, (), ()> = TableDefinition::new("onceward_poison");
 /// How many rows a sweep removes in one transaction.
 const SWEPT_AT_ONCE: usize = 1_000;
 
-/// Keeps outcomes in the table `onceward_outcomes` of the same database, which is made when the engine opens.
+/// Keeps outcomes in the tables `onceward_outcomes` and `onceward_outcome_ends` of the same database, which are made when the engine opens.
 ///
 /// [`write`](Transaction::write) doesn't wait for the disk; the caller's commit does. Where an outcome is superseded, the
 /// commit fails with `TransactionPoisoned`, and the next write transaction may begin.
@@ -84,14 +87,14 @@ impl Transaction for WriteTransaction {
             let transaction = database.begin_write()?;
             let mut removed = 0;
             {
-                let mut table = transaction.open_table(OUTCOMES)?;
-                for id in ended {
-                    // It may have been replaced since.
-                    let is_ended = table.get(&id)?.is_some_and(|row| row.value().1 <= now_ms);
-                    if is_ended {
-                        table.remove(&id)?;
-                        removed += 1;
+                let mut rows = transaction.open_table(OUTCOMES)?;
+                let mut ends = transaction.open_table(ENDS)?;
+                for (end, id) in &ended {
+                    // The row may have been replaced since, and its end with it.
+                    if ends.remove((*end, id))?.is_some() {
+                        rows.remove(id)?;
                     }
+                    removed += 1;
                 }
             }
             transaction.commit()?;
@@ -111,7 +114,13 @@ fn written(transaction: &WriteTransaction, row: &OutcomeRow) -> Result<Written, 
         row.ends_at_ms,
         &row.value.bytes[..],
     );
-    table.insert(row.id.as_bytes(), value)?;
+    let id = row.id.as_bytes();
+    let replaced = table.insert(id, value)?.map(|row| row.value().1);
+    let mut ends = transaction.open_table(ENDS)?;
+    if let Some(end) = replaced {
+        ends.remove((end, id))?;
+    }
+    ends.insert((row.ends_at_ms, id), ())?;
     Ok(Written::Done)
 }
 
@@ -158,22 +167,18 @@ fn poison(transaction: &WriteTransaction) {
     std::mem::forget(transaction.open_table(POISON));
 }
 
-/// Some rows that have ended. They are looked for in a read transaction, which holds up nobody.
-fn ended(database: &Database, now_ms: u64) -> Result<Vec<[u8; 32]>, redb::Error> {
+/// Some ends that have come. They are looked for in a read transaction, which holds up nobody.
+fn ended(database: &Database, now_ms: u64) -> Result<Vec<(u64, [u8; 32])>, redb::Error> {
     let transaction = database.begin_read()?;
-    let table = match transaction.open_table(OUTCOMES) {
+    let ends = match transaction.open_table(ENDS) {
         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
         other => other?,
     };
     let mut ended = Vec::new();
-    for row in table.iter()? {
-        let (id, row) = row?;
-        if row.value().1 <= now_ms {
-            ended.push(*id.value());
-            if ended.len() == SWEPT_AT_ONCE {
-                break;
-            }
-        }
+    for end in ends.range(..=(now_ms, &[u8::MAX; 32]))?.take(SWEPT_AT_ONCE) {
+        let (entry, _) = end?;
+        let (end, id) = entry.value();
+        ended.push((end, *id));
     }
     Ok(ended)
 }

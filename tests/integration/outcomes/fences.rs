@@ -26,6 +26,23 @@ fn a_later_attempt_that_completes_by_itself_gives_way_to_what_was_committed() {
     assert_eq!(replayed(&engine, "key").body(), "early");
 }
 
+#[test]
+fn after_a_confirmation_retries_have_the_reply_though_a_later_attempt_is_running() {
+    let ledger = Ledger::new();
+    let engine = ledger.open();
+    let early = granted(&engine, "key");
+    let transaction = ledger.paid();
+    let reply = Reply::new(201, "early");
+    let uncommitted = early.complete_in(&transaction, reply).unwrap();
+    ledger.clock.advance(LEASE);
+    let late = granted(&engine, "key");
+    transaction.commit().unwrap();
+    uncommitted.confirm().unwrap();
+    assert_eq!(replayed(&engine, "key").body(), "early");
+    let refused = late.complete(Reply::new(409, "late")).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::LeaseLost);
+}
+
 /// Settles the key in another thread while an attempt's transaction is open, which then commits or not.
 fn while_open<P: Send, T: Send>(
     on_abandon: OnAbandon,

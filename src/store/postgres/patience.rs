@@ -1,0 +1,121 @@
+//! Changes that wait for a row which somebody has locked: each row has one at a time, and all have a part of the connections, so that
+//! there are some left for everybody else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use crate::store::register::RecordId;
+use crate::sync::Mutex;
+
+/// What part of the connections may wait so.
+const PART: usize = 4;
+
+pub(super) struct Patience {
+    most: Semaphore,
+    rows: Mutex<HashMap<RecordId, Arc<Semaphore>>>,
+}
+
+/// A turn that is waited for, or has come; dropped, it is the next one's.
+struct Turn<'a> {
+    patience: &'a Patience,
+    id: RecordId,
+    row: Option<Arc<Semaphore>>,
+}
+
+/// A turn that has come.
+pub(super) struct Granted<'a> {
+    _most: SemaphorePermit<'a>,
+    _row: OwnedSemaphorePermit,
+    _turn: Turn<'a>,
+}
+
+impl Patience {
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            most: Semaphore::new((connections / PART).max(1)),
+            rows: Mutex::default(),
+        }
+    }
+
+    /// Whether somebody waits for that row already.
+    pub(super) fn knows(&self, id: RecordId) -> bool {
+        self.rows.lock().contains_key(&id)
+    }
+
+    /// Waits for a turn at the row.
+    pub(super) async fn turn(&self, id: RecordId) -> Granted<'_> {
+        let row = Arc::clone(self.rows.lock().entry(id).or_insert_with(one));
+        let turn = Turn {
+            patience: self,
+            id,
+            row: Some(Arc::clone(&row)),
+        };
+        let row = row.acquire_owned().await;
+        let most = self.most.acquire().await;
+        Granted {
+            _most: most.expect("it is never closed"),
+            _row: row.expect("it is never closed"),
+            _turn: turn,
+        }
+    }
+}
+
+fn one() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut rows = self.patience.rows.lock();
+        drop(self.row.take());
+        // The map's own is the last one.
+        if rows
+            .get(&self.id)
+            .is_some_and(|row| Arc::strong_count(row) == 1)
+        {
+            rows.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::secret::Digest;
+
+    fn id(number: u8) -> RecordId {
+        RecordId(Digest([number; 32]))
+    }
+
+    #[test]
+    fn a_row_has_one_turn_at_a_time_and_all_rows_have_a_quarter_of_the_connections() {
+        let patience = Patience::new(8);
+        let first = patience.turn(id(1)).now_or_never().unwrap();
+        let mut second = Box::pin(patience.turn(id(1)));
+        assert!((&mut second).now_or_never().is_none());
+        let other = patience.turn(id(2)).now_or_never().unwrap();
+        assert!(patience.turn(id(3)).now_or_never().is_none());
+        drop(first);
+        let second = second.now_or_never().unwrap();
+        assert!(patience.turn(id(3)).now_or_never().is_none());
+        drop(other);
+        drop(patience.turn(id(3)).now_or_never().unwrap());
+        drop(second);
+        assert!((1..=3).all(|number| !patience.knows(id(number))));
+    }
+
+    #[test]
+    fn who_gives_up_leaves_nothing_behind() {
+        let patience = Patience::new(1);
+        let first = patience.turn(id(1)).now_or_never().unwrap();
+        assert!(patience.turn(id(1)).now_or_never().is_none());
+        assert!(patience.turn(id(2)).now_or_never().is_none());
+        assert!(patience.knows(id(1)) && !patience.knows(id(2)));
+        drop(first);
+        assert!(!patience.knows(id(1)));
+    }
+}

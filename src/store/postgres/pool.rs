@@ -1,0 +1,88 @@
+//! How the server is reached, and what holds on every connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime,
+};
+use tokio_postgres::{Config, SimpleQueryMessage};
+
+use super::dial::{Deaf, Dial};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a statement waits for a row that somebody has locked, unless it is a patient one.
+const SHORT_LOCK_WAIT: Duration = Duration::from_millis(50);
+
+/// A connection of the pool's, and its prepared statements.
+pub(super) type Connection = ClientWrapper;
+
+/// How the server is reached.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) config: Config,
+    pub(super) dial: Arc<dyn Dial>,
+    pub(super) connections: usize,
+    pub(super) timeout: Duration,
+    pub(super) makes_table: bool,
+}
+
+pub(super) fn pool(settings: &Settings) -> Result<Pool> {
+    let recycling = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let manager = Manager::from_connect(
+        settings.config.clone(),
+        Deaf(Arc::clone(&settings.dial)),
+        recycling,
+    );
+    let session = session(settings.timeout);
+    let prepared = Hook::async_fn(move |connection: &mut Connection, _| {
+        let session = session.clone();
+        Box::pin(async move {
+            let said = connection.simple_query(&session).await;
+            let said = said.map_err(HookError::Backend)?;
+            if reads_only(&said) {
+                return Err(HookError::message(
+                    "the server only reads: it is a standby; name the primary, or all hosts with target_session_attrs=read-write",
+                ));
+            }
+            Ok(())
+        })
+    });
+    let pool = Pool::builder(manager)
+        .max_size(settings.connections)
+        .create_timeout(Some(settings.timeout))
+        .runtime(Runtime::Tokio1)
+        .post_create(prepared)
+        .build();
+    pool.map_err(|error| {
+        Error::with_source(
+            ErrorKind::InvalidConfig,
+            "the pool of connections can't be made",
+            error,
+        )
+    })
+}
+
+/// What holds on every connection: a commit is on the disk, nothing waits for longer than whoever asked, and a transaction whose
+/// end never arrives holds its rows no longer.
+fn session(timeout: Duration) -> String {
+    let (timeout_ms, lock_wait) = (timeout.as_millis(), SHORT_LOCK_WAIT.min(timeout / 4));
+    // Set even where it is on already: the server's own setting may change under an open connection.
+    format!(
+        "SET statement_timeout = {timeout_ms}; SET lock_timeout = {}; \
+         SET idle_in_transaction_session_timeout = {timeout_ms}; \
+         SELECT set_config('synchronous_commit', CASE WHEN synchronous IN ('off', 'local') THEN 'on' ELSE synchronous END, false) \
+         FROM current_setting('synchronous_commit', true) AS synchronous WHERE synchronous IS NOT NULL; \
+         SELECT current_setting('transaction_read_only', true) AS reads_only",
+        lock_wait.as_millis(),
+    )
+}
+
+fn reads_only(said: &[SimpleQueryMessage]) -> bool {
+    said.iter().any(|message| match message {
+        SimpleQueryMessage::Row(row) => matches!(row.try_get("reads_only"), Ok(Some("on"))),
+        _ => false,
+    })
+}
