@@ -45,16 +45,23 @@ impl Ledger {
     /// Moves an amount, once for each key: a retry gets the first answer.
     async fn transfer(&self, key: &Key, from: &str, to: &str, amount: i64) -> Result<Reply> {
         let request = Fingerprint::of(format!("{amount} from {from} to {to}"));
+        let mut client = self.pool.get().await?;
         let guard = match self.engine.begin_async(key, &request).await? {
             Outcome::Proceed(guard) => guard,
             Outcome::Replay(reply) => return Ok(reply),
             Outcome::Conflict(_) => return Ok(Reply::new(422, "the key was used otherwise")),
             Outcome::InFlight(_) => return Ok(Reply::new(409, "still running")),
         };
-        let mut client = self.pool.get().await?;
         let transaction = client.transaction().await?;
-        let left = add(&transaction, from, -amount).await?;
-        add(&transaction, to, amount).await?;
+        let left = match moved(&transaction, from, to, amount).await {
+            Ok(left) => left,
+            Err(error) => {
+                // Nothing was done, so that a retry may have the key at once.
+                transaction.rollback().await?;
+                guard.release_async().await?;
+                return Err(error);
+            }
+        };
         let reply = Reply::new(201, format!("moved {amount}, {from} has {left} left"));
         // An error here means that somebody else has the key: the transaction is rolled back as it is dropped.
         // `*`, since it is the pool's wrapper around the transaction.
@@ -72,6 +79,18 @@ impl Ledger {
         let row = self.pool.get().await?.query_one(look, &[&account]).await?;
         Ok(row.try_get(0)?)
     }
+}
+
+/// Changes both balances; gives what the first account has left. In the order of their names, so that transfers to and fro don't
+/// wait for one another.
+async fn moved(transaction: &Transaction<'_>, from: &str, to: &str, amount: i64) -> Result<i64> {
+    if from < to {
+        let left = add(transaction, from, -amount).await?;
+        add(transaction, to, amount).await?;
+        return Ok(left);
+    }
+    add(transaction, to, amount).await?;
+    add(transaction, from, -amount).await
 }
 
 /// Changes a balance; gives the new one.

@@ -344,12 +344,16 @@ impl Settings {
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
                 let postgres = onceward::postgres::Postgres::builder(url).build()?;
-                Ok(builder.open_on_async(postgres).await?)
+                let engine = builder.open_on_async(postgres.clone()).await?;
+                warn(postgres.warnings());
+                Ok(engine)
             }
             #[cfg(feature = "redis")]
             "redis" => {
                 let redis = onceward::redis::Redis::builder(url).build()?;
-                Ok(builder.open_on_async(redis).await?)
+                let engine = builder.open_on_async(redis.clone()).await?;
+                warn(&redis.warnings());
+                Ok(engine)
             }
             _ => {
                 let stores = "postgres://… or redis://…,redis://…";
@@ -357,6 +361,14 @@ impl Settings {
                 Err(format!("--store takes {stores}, where built with {build}").into())
             }
         }
+    }
+}
+
+/// What the store's settings leave of the promises.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
     }
 }
 

@@ -171,7 +171,7 @@ pub use bytes;
 pub use clock::{Clock, ManualClock, SystemClock};
 #[cfg(feature = "encryption")]
 pub use encryption::EncryptionKeys;
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 pub use engine::Uncommitted;
 pub use engine::{
     Builder, CompleteError, Engine, Export, Guard, Health, ReleaseError, RunError, Stats, Sweep,
@@ -189,7 +189,7 @@ pub use store::postgres;
 pub use store::redis;
 #[cfg(any(test, feature = "register"))]
 pub use store::register;
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 pub use store::transaction;
 pub use verification::{Problem, Verification};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 use super::outcomes::{Of, Unopened};
 use crate::clock::{Clock, SystemClock};
 use crate::encryption::Cipher;
@@ -13,7 +13,7 @@ use crate::limits::Terms;
 use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Progress};
 use crate::secret::Pepper;
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 use crate::store::transaction::Transaction;
 
 /// The settings of an [`Engine`](crate::Engine); made by [`Engine::builder`](crate::Engine::builder).
@@ -47,7 +47,7 @@ pub struct Builder {
     pub(super) is_restored: bool,
     pub(super) progress: OnProgress,
     pub(super) name: String,
-    #[cfg(feature = "register")]
+    #[cfg(any(test, feature = "register"))]
     pub(super) outcomes: Option<Arc<dyn Unopened>>,
 }
 
@@ -78,7 +78,7 @@ impl Default for Builder {
             cipher: None,
             progress: OnProgress::default(),
             name: "default".to_owned(),
-            #[cfg(feature = "register")]
+            #[cfg(any(test, feature = "register"))]
             outcomes: None,
         }
     }
@@ -207,7 +207,7 @@ impl Builder {
     /// # }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[cfg(feature = "register")]
+    #[cfg(any(test, feature = "register"))]
     pub fn outcomes_in<T: Transaction + 'static>(mut self, database: T::Database) -> Self {
         self.outcomes = Some(Arc::new(Of::<T>::new(database)));
         self

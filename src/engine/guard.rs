@@ -269,7 +269,7 @@ impl fmt::Debug for Guard {
 pub struct CompleteError(Box<(Guard, Reply, Error)>);
 
 impl CompleteError {
-    #[cfg(feature = "register")]
+    #[cfg(any(test, feature = "register"))]
     pub(super) fn new(guard: Guard, reply: Reply, error: Error) -> Self {
         Self(Box::new((guard, reply, error)))
     }

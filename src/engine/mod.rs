@@ -2,6 +2,8 @@
 
 mod builder;
 mod core;
+// Nothing is to be settled without it.
+#[cfg_attr(not(any(test, feature = "register")), allow(dead_code))]
 mod fence;
 mod guard;
 #[cfg(any(feature = "tower", feature = "actix"))]
@@ -9,16 +11,16 @@ mod hooks;
 mod offload;
 mod open;
 mod operate;
-#[cfg_attr(not(feature = "register"), path = "no_outcomes.rs")]
+#[cfg_attr(not(any(test, feature = "register")), path = "no_outcomes.rs")]
 mod outcomes;
 // Nothing is to be reconciled without it.
-#[cfg_attr(not(feature = "register"), allow(dead_code))]
+#[cfg_attr(not(any(test, feature = "register")), allow(dead_code))]
 mod reconcile;
 mod run;
 mod stats;
 mod survey;
 mod sweeper;
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 mod transact;
 mod wait;
 mod waiters;
@@ -35,7 +37,7 @@ pub(crate) use hooks::Approached;
 pub use run::RunError;
 pub use stats::{Health, Stats, Sweep};
 pub use survey::Export;
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 pub use transact::Uncommitted;
 
 use self::core::Core;

@@ -203,6 +203,9 @@ fn a_caller_on_one_node_waits_for_the_completion_on_another<R: Register>(nodes: 
     let outcome = thread::scope(|scope| {
         let waits = || other.begin_or_wait(&nodes.key("key"), &request(), LONG);
         let waiter = scope.spawn(waits);
+        while other.stats().waiters == 0 && !waiter.is_finished() {
+            thread::yield_now();
+        }
         guard.complete(reply("body")).unwrap();
         waiter.join().unwrap().unwrap()
     });

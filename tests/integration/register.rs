@@ -218,10 +218,15 @@ fn a_caller_on_one_node_waits_for_the_completion_on_another() {
     let server = Server::new();
     let (one, other) = (server.node(), server.node());
     let guard = granted(&one, "key");
+    let other = Arc::new(other);
+    let engine = Arc::clone(&other);
     let waiter = thread::spawn(move || {
         let hour = Duration::from_secs(3_600);
-        other.begin_or_wait(&key("key"), &request(), hour).unwrap()
+        engine.begin_or_wait(&key("key"), &request(), hour).unwrap()
     });
+    while other.stats().waiters == 0 {
+        thread::yield_now();
+    }
     guard.complete(Reply::new(201, "body")).unwrap();
     while !waiter.is_finished() {
         // It looks now and then, by its own clock.

@@ -10,7 +10,7 @@ use onceward::testkit::conformance;
 use crate::node::{Node, Told, say};
 use crate::shared::Shared;
 use crate::start::postgres::PostgresServer;
-use crate::start::redis::Cluster;
+use crate::start::redis::{Cluster, Server};
 
 const PROCESSES: usize = 4;
 
@@ -25,6 +25,13 @@ fn postgresql_passes_in_one_process_and_in_four_at_once() {
 fn a_redis_cluster_passes_in_one_process_and_in_four_at_once() {
     if let Some(cluster) = Cluster::start() {
         passes(&cluster.urls());
+    }
+}
+
+#[test]
+fn one_redis_server_passes_in_one_process_and_in_four_at_once() {
+    if let Some(server) = Server::start() {
+        passes(&server.url());
     }
 }
 

@@ -1,4 +1,4 @@
-//! The example `server`: two processes that share a store.
+//! The examples: two processes of `server` that share a store, and the ledger in PostgreSQL.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use crate::start::folder;
 use crate::start::postgres::PostgresServer;
 use crate::start::redis::{Cluster, Server};
 
-fn program() -> PathBuf {
+fn program(name: &str) -> PathBuf {
     // target/…/deps/servers-… stands beside target/…/examples/server.
     let test = std::env::current_exe().unwrap();
     let examples = test.parent().unwrap().with_file_name("examples");
-    let program = examples.join("server");
+    let program = examples.join(name);
     assert!(
         program.is_file(),
         "{} is missing: cargo build --all-features --examples",
@@ -25,7 +25,7 @@ fn program() -> PathBuf {
 }
 
 fn command(db: &Path, store: &str) -> Command {
-    let mut command = Command::new(program());
+    let mut command = Command::new(program("server"));
     command.args(["--listen", "127.0.0.1:0", "--profile", "deck"]);
     command.arg("--db").arg(db).args(["--store", store]);
     command.stdout(Stdio::piped());
@@ -126,4 +126,17 @@ fn a_store_of_another_sort_is_refused() {
         said.contains("where built with --features tower,postgres,redis"),
         "{said}"
     );
+}
+
+#[test]
+fn the_ledger_in_postgresql_makes_its_transfer_once() {
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
+    let mut ledger = Command::new(program("ledger_postgres"));
+    let output = ledger.arg(server.url()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("the other, again: moved 30"), "{said}");
+    assert!(said.contains("bob got 30"), "{said}");
 }

@@ -13,13 +13,16 @@ use onceward::{Engine, Error, Outcome, Reply};
 
 use crate::support::{granted, key, request};
 
+/// A hasty one's.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
 fn register(urls: &str) -> Redis {
     Redis::builder(urls).build().unwrap()
 }
 
 /// One that gives up soon.
 fn hasty(urls: &str) -> Redis {
-    let builder = Redis::builder(urls).timeout(Duration::from_secs(1));
+    let builder = Redis::builder(urls).timeout(TIMEOUT);
     builder.build().unwrap()
 }
 

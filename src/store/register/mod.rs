@@ -116,7 +116,7 @@ pub(crate) use connect::connect;
 pub(crate) use replies::Caching;
 pub(crate) use room::Limit;
 pub(crate) use store::RegisterStore;
-#[cfg(feature = "register")]
+#[cfg(any(test, feature = "register"))]
 pub(crate) use worker::{Jobs, Worker};
 
 /// A cell per key, on a server that all nodes share.

@@ -66,6 +66,7 @@ impl Load {
     fn kill(&mut self, number: usize) {
         let next = self.node(number);
         let (mut node, listener) = std::mem::replace(&mut self.nodes[number], next);
+        assert!(node.is_running(), "it has died by itself");
         node.kill();
         listener.join().unwrap();
         self.kills += 1;
@@ -92,12 +93,14 @@ impl Load {
     /// Kills them all; gives what they have done.
     fn end(self, what: &str) -> Found {
         for (mut node, listener) in self.nodes {
+            assert!(node.is_running(), "it has died by itself");
             node.kill();
             listener.join().unwrap();
         }
         let mut notes = self.notes.lock().unwrap();
         let found = notes.held_against(&worker::engine(&self.store));
         println!("{what}: {} processes killed; {found}; {notes}", self.kills);
+        assert!(self.kills > 0 && found.renewals > 0);
         found
     }
 }
@@ -161,9 +164,12 @@ fn a_redis_primary_that_is_killed_under_load_is_followed_by_its_replica() {
     let mut load = Load::start(&cluster.urls());
     load.completes(200);
     cluster.servers[0].kill();
+    let start = Instant::now();
     eventually("a replica is a primary", || {
         (cluster.primaries().len() == 3).then_some(())
     });
+    let outage = start.elapsed();
+    println!("its replica is a primary {outage:?} after it was killed");
     load.kill_at_random(duration() / 3);
     load.completes(200);
     let found = load.end("Redis Cluster, primary killed");

@@ -15,6 +15,7 @@ const ROUNDING: u64 = 2_000_000;
 struct Grant {
     token: u64,
     attempt: u32,
+    /// The grant, or the last renewal.
     called: u64,
     returned: u64,
 }
@@ -22,6 +23,7 @@ struct Grant {
 #[derive(Default)]
 struct OfKey {
     grants: Vec<Grant>,
+    renewals: usize,
     /// Tokens of completions that were acknowledged.
     completed: Vec<u64>,
     /// Bodies of replays: the tokens of their completions.
@@ -41,6 +43,7 @@ pub(super) struct Notes {
 pub(super) struct Found {
     pub(super) keys: usize,
     pub(super) grants: usize,
+    pub(super) renewals: usize,
     pub(super) taken_over: usize,
     pub(super) completed: usize,
     pub(super) replayed: usize,
@@ -64,6 +67,7 @@ impl Notes {
                 called: number(4),
                 returned: number(5),
             }),
+            "renewed" => self.of(words[1]).renew(number(2), number(3)),
             "completed" => self.of(words[1]).completed.push(number(2)),
             "replayed" => self.of(words[1]).replayed.push(number(2)),
             "late" => self.late += 1,
@@ -96,6 +100,7 @@ impl Notes {
         };
         for (name, of_key) in &mut self.keys {
             found.grants += of_key.grants.len();
+            found.renewals += of_key.renewals;
             found.completed += of_key.completed.len();
             found.replayed += of_key.replayed.len();
             found.doubles += of_key.doubles();
@@ -121,7 +126,14 @@ impl Notes {
 }
 
 impl OfKey {
-    /// Grants that came before the lease of an earlier one had ended: renewals only make it longer.
+    /// Its process has said before that it was granted.
+    fn renew(&mut self, token: u64, called: u64) {
+        let renewed = self.grants.iter_mut().find(|grant| grant.token == token);
+        renewed.unwrap().called = called;
+        self.renewals += 1;
+    }
+
+    /// Grants that came before the lease of an earlier one had ended.
     fn doubles(&mut self) -> usize {
         let lease = u64::try_from(LEASE.as_nanos()).unwrap();
         self.grants.sort_unstable_by_key(|grant| grant.token);
@@ -137,11 +149,12 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} keys, {} grants ({} of a later attempt), {} completions, {} replays, {} too late; granted twice {}, two \
+            "{} keys, {} grants ({} of a later attempt), {} renewals, {} completions, {} replays, {} too late; granted twice {}, two \
              answers {}, lost {}",
             self.keys,
             self.grants,
             self.taken_over,
+            self.renewals,
             self.completed,
             self.replayed,
             self.late,

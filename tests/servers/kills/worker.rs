@@ -1,7 +1,7 @@
 //! A process with many callers, which notes what it is granted and what was acknowledged.
 
-use std::thread;
 use std::time::Duration;
+use std::{panic, process, thread};
 
 use onceward::{Engine, ErrorKind, Guard, Outcome, Reply};
 use rustix::time::{ClockId, clock_gettime};
@@ -89,8 +89,10 @@ impl Caller<'_> {
             1 => thread::sleep(Duration::from_millis(lease_ms - 50 + self.below(100))),
             2 => {
                 thread::sleep(LEASE / 2);
-                if let Err(error) = guard.renew() {
-                    self.failed(&error);
+                let called = now();
+                match guard.renew() {
+                    Ok(()) => say(&format!("renewed {name} {} {called}", guard.token())),
+                    Err(error) => self.failed(&error),
                 }
                 thread::sleep(LEASE / 4 * 3);
             }
@@ -119,6 +121,12 @@ fn works_until_it_is_killed() {
     let Some(told) = Told::here() else {
         return;
     };
+    // Whichever thread it is, the test sees that this process has died by itself.
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panicked| {
+        report(panicked);
+        process::abort();
+    }));
     let engine = engine(&told.store);
     thread::scope(|scope| {
         for number in 0..CALLERS {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use onceward::postgres::Postgres;
 use onceward::{Engine, ErrorKind, Reply};
 
+use tokio_postgres::NoTls;
+
 use super::{granted, node, replayed};
+use crate::start::eventually;
 use crate::start::postgres::PostgresServer;
 
 #[test]
@@ -22,24 +25,77 @@ fn settings_that_break_promises_are_warned_of() {
     assert!(warnings[0].contains("full_page_writes"));
 }
 
-#[test]
-fn a_completion_is_on_the_disk_though_the_server_commits_before_by_default() {
-    let lazy = ["synchronous_commit=off", "wal_writer_delay=10s"];
-    let Some(mut server) = PostgresServer::start_with(&lazy) else {
-        return;
-    };
-    let names: Vec<String> = (0..50).map(|number| number.to_string()).collect();
-    let engine = node(&server.url());
-    for name in &names {
-        let guard = granted(&engine, name);
-        guard.complete(Reply::new(201, "body")).unwrap();
-    }
+/// A server that commits long before the disk has it.
+const LAZY: [&str; 2] = ["synchronous_commit=off", "wal_writer_delay=10s"];
+
+fn names() -> Vec<String> {
+    (0..50).map(|number| number.to_string()).collect()
+}
+
+fn has_all_after_a_crash(mut server: PostgresServer) {
     server.kill();
     server.restart();
     let engine = node(&server.url());
-    for name in &names {
-        assert_eq!(replayed(&engine, name).body(), "body");
+    for name in names() {
+        assert_eq!(replayed(&engine, &name).body(), "body");
     }
+}
+
+#[test]
+fn a_completion_is_on_the_disk_though_the_server_commits_before_by_default() {
+    let Some(server) = PostgresServer::start_with(&LAZY) else {
+        return;
+    };
+    let engine = node(&server.url());
+    for name in names() {
+        let guard = granted(&engine, &name);
+        guard.complete(Reply::new(201, "body")).unwrap();
+    }
+    has_all_after_a_crash(server);
+}
+
+#[test]
+fn a_completion_is_on_the_disk_though_the_server_has_begun_to_commit_before() {
+    let Some(server) = PostgresServer::start_with(&["wal_writer_delay=10s"]) else {
+        return;
+    };
+    let postgres = Postgres::builder(server.url()).connections(1);
+    let engine = Engine::builder()
+        .open_on(postgres.build().unwrap())
+        .unwrap();
+    drop(granted(&engine, "before"));
+    server.query("ALTER SYSTEM SET synchronous_commit = off");
+    server.query("SELECT pg_reload_conf()");
+    eventually("a connection finds it changed", || {
+        (server.query("SHOW synchronous_commit") == "off").then_some(())
+    });
+    for name in names() {
+        let guard = granted(&engine, &name);
+        guard.complete(Reply::new(201, "body")).unwrap();
+    }
+    has_all_after_a_crash(server);
+}
+
+#[test]
+fn a_completion_in_a_callers_transaction_is_on_the_disk_too() {
+    let Some(server) = PostgresServer::start_with(&LAZY) else {
+        return;
+    };
+    let engine = node(&server.url());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (mut client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        for name in names() {
+            let guard = granted(&engine, &name);
+            let transaction = client.transaction().await.unwrap();
+            let reply = Reply::new(201, "body");
+            let uncommitted = guard.complete_in_async(&transaction, reply).await.unwrap();
+            transaction.commit().await.unwrap();
+            uncommitted.confirm_async().await.unwrap();
+        }
+    });
+    has_all_after_a_crash(server);
 }
 
 #[test]

@@ -133,6 +133,7 @@ fn lives_through(cluster: &mut Cluster, outage: impl FnOnce(&mut Cluster)) {
     println!(
         "all slots again after {took:?}; {keys} keys, {failed} calls failed, {lost} completions lost, {twice} granted twice"
     );
+    assert!(failed > 0, "nobody noticed that a primary was gone");
     completed(&other, "after");
     assert!(is_replayed(&one, "after"));
 }

@@ -77,21 +77,19 @@ fn a_caller_that_waits_is_woken_by_another_nodes_announcement() {
         subscribed.contains('2').then_some(())
     });
     let guard = granted(&one, "key");
-    let before = server.scripts_run();
+    let before = server.asked();
     let waiter = thread::spawn(move || {
         let hour = Duration::from_secs(3_600);
         other.begin_or_wait(&key("key"), &Fingerprint::of("request"), hour)
     });
-    eventually("it has looked", || {
-        (server.scripts_run() > before).then_some(())
-    });
+    eventually("it has looked", || (server.asked() > before).then_some(()));
     guard.complete(Reply::new(201, "body")).unwrap();
     let Ok(Outcome::Replay(reply)) = waiter.join().unwrap() else {
         panic!("it was not replayed");
     };
     assert_eq!(reply.body(), "body");
     // It looks twice, beside the completion.
-    assert_eq!(server.scripts_run(), before + 3);
+    assert_eq!(server.asked(), before + 3);
 }
 
 #[test]
@@ -102,9 +100,9 @@ fn a_new_key_a_replay_and_a_completion_take_one_round_trip_each() {
     let engine = engine(register(&server.url()));
     completed(&engine, "first");
     let count = |what: &str, work: &mut dyn FnMut()| {
-        let before = server.scripts_run();
+        let before = server.asked();
         work();
-        let trips = server.scripts_run() - before;
+        let trips = server.asked() - before;
         println!("{what}: {trips} round trip");
         assert_eq!(trips, 1, "{what}");
     };

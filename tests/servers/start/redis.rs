@@ -80,17 +80,22 @@ impl Server {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// How often it was sent a script.
-    pub(crate) fn scripts_run(&self) -> u64 {
+    /// How often it was sent a command, but for announcements and those of `cli`. Each script reads its key once and may
+    /// set it; a read besides is counted, too.
+    pub(crate) fn asked(&self) -> u64 {
         let stats = self.cli(&["INFO", "commandstats"]);
-        let script_lines = stats
-            .lines()
-            .filter(|line| line.starts_with("cmdstat_eval"));
-        let calls = script_lines.map(|line| {
-            let calls = line.split("calls=").nth(1).unwrap();
-            calls.split(',').next().unwrap().parse::<u64>().unwrap()
-        });
-        calls.sum()
+        let (mut asked, mut scripts, mut reads) = (0, 0, 0);
+        for line in stats.lines().filter(|line| line.starts_with("cmdstat_")) {
+            let (name, figures) = line["cmdstat_".len()..].split_once(":calls=").unwrap();
+            let calls: u64 = figures.split(',').next().unwrap().parse().unwrap();
+            match name {
+                "evalsha" | "eval" => scripts += calls,
+                "get" => reads += calls,
+                "set" | "time" | "info" | "publish" => {}
+                _ => asked += calls,
+            }
+        }
+        asked + scripts.max(reads)
     }
 
     /// A further server that replicates this one, once it is in step.

@@ -1,7 +1,7 @@
 //! An engine on a server like that of the rival `redis` or `postgres`, with the same durability.
 //!
 //! The rivals have a connection for each blocking caller. On Redis the engine has one that all callers share, the
-//! default; on PostgreSQL it has at most 64.
+//! default; on PostgreSQL it has at most 16, the default.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
