@@ -58,7 +58,8 @@ pub enum ErrorKind {
     /// The operating system refused a read, a write or a sync.
     Io,
     /// The store failed and makes no grants. After an error of the disk it tries again and again to go on by itself;
-    /// after a panic in one of its threads it has to be opened anew. The message says which.
+    /// after a panic in one of its threads it has to be opened anew. Or a server that keeps the records, or the outcomes, doesn't answer or
+    /// refuses. The message says which, and the error's source what the system or the server said.
     Unavailable,
     /// The engine was closed.
     Closed,

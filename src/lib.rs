@@ -101,9 +101,9 @@
 //! - `metrics`, `tracing`: what happens, for those who watch it.
 //! - `encryption`: of replies on the disk.
 //! - `register`: engines on several machines that share a store, and effects that commit with their reply.
-//! - `postgres`: such a store on PostgreSQL.
+//! - `postgres`: such a store on PostgreSQL, and replies in your transactions of tokio-postgres 0.7.
 //! - `redis`: such a store on one Redis server or a Redis Cluster.
-//! - `redb`: replies in the transactions of a redb database of your own.
+//! - `redb`: replies in the transactions of a redb 4 database of your own.
 //! - `testkit`: the suite that tests a register of your own.
 //!
 //! # Limits

@@ -149,8 +149,8 @@ impl Builder {
         self
     }
 
-    /// How many begins may be queued for the writer before further ones have to wait for room: 1 to
-    /// 1,048,576; 4,096 by default. Completions and releases are never held up by it.
+    /// How many begins may be queued for the writer, or wait for a [register](Builder::open_on)'s answer, before further ones have to
+    /// wait for room: 1 to 1,048,576; 4,096 by default. Completions and releases are never held up by it.
     pub fn queue_depth(mut self, begins: usize) -> Self {
         self.queue_depth = begins;
         self

@@ -90,7 +90,8 @@ impl Builder {
     ///
     /// Waits for the register's first answer. The pepper, or that there is none, has to be the same for all. Time is the
     /// server's; the clock of this engine only carries it on. Nobody counts the keys, so that
-    /// [`max_live_keys`](Builder::max_live_keys) isn't upheld, and what concerns files has no meaning.
+    /// [`max_live_keys`](Builder::max_live_keys) isn't upheld, and what concerns files has no meaning. Nodes should have the same
+    /// settings: each goes by its own lease and retention, and what one node runs anew another may hold.
     /// [`Guard::token`](crate::Guard::token) rises for each key, and may be the same for two keys.
     ///
     /// # Errors

@@ -178,6 +178,9 @@ impl Engine {
     }
 
     /// Whether a new key would be granted now, and if not, why. Doesn't wait for the disk.
+    ///
+    /// On a [register](Builder::open_on) it is told from the last calls: not ready from one that the server didn't answer or refused until
+    /// it has written something again, which the engine tries by itself, every second at the latest. Nobody asks the server before a call fails.
     pub fn health(&self) -> Health {
         self.core.health()
     }

@@ -14,14 +14,15 @@ use crate::error::{Error, Result};
 #[non_exhaustive]
 pub struct Stats {
     /// Keys that have a record. A record that is over counts until it is swept, or its key is begun
-    /// anew: the figure is never too low.
+    /// anew: the figure is never too low. 0 on a [register](crate::Builder::open_on), where nobody counts them.
     pub live_keys: u64,
     /// The limit on `live_keys`.
     pub max_live_keys: u64,
     /// Attempts that were granted and are not settled. Abandoned ones are counted until about 5 minutes after their
-    /// lease's end, under [`Hold`](crate::OnAbandon::Hold) for as long as they are held.
+    /// lease's end, under [`Hold`](crate::OnAbandon::Hold) for as long as they are held. On a register: those that this engine
+    /// has granted.
     pub in_flight: u64,
-    /// Commands that wait for the store's writer, those that wait for room in its queue included.
+    /// Commands that wait for the store's writer, or for its server's answer, those that wait for room in the queue included.
     pub queued: u64,
     /// The limit on queued begins.
     pub queue_depth: u64,
@@ -88,7 +89,7 @@ impl Health {
         self.error.is_none()
     }
 
-    /// Why not: the store failed or is closed, or the keys are at their limit
+    /// Why not: the store failed or is closed, or its server doesn't answer, or the keys are at their limit
     /// or their segments at the limit on disk space ([`ErrorKind::Full`](crate::ErrorKind::Full): known keys still work).
     pub fn reason(&self) -> Option<&Error> {
         self.error.as_ref()

@@ -83,7 +83,18 @@ impl PostgresBuilder {
 
     /// The register, with a connector for TLS: `tokio-postgres-rustls` and `postgres-native-tls` have one. Doesn't connect yet.
     ///
-    /// Whether the server has to have TLS is said by the URL's `sslmode`.
+    /// Whether the server has to have TLS is said by the URL's `sslmode`, as tokio-postgres knows it: `disable`, `prefer` or
+    /// `require`. Whose certificates are trusted is the connector's affair.
+    ///
+    /// ```no_run
+    /// use onceward::postgres::Postgres;
+    /// # use tokio_postgres::NoTls as Connector; // stands for MakeRustlsConnect
+    /// # let tls = Connector;
+    ///
+    /// // let tls = tokio_postgres_rustls::MakeRustlsConnect::new(rustls_client_config);
+    /// let postgres = Postgres::builder("postgres://app@db.internal/app?sslmode=require").build_with_tls(tls)?;
+    /// # Ok::<(), onceward::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

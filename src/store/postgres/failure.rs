@@ -70,6 +70,10 @@ impl Failure {
 
 /// Whether a row was waited for in vain that a transaction has changed.
 pub(super) fn is_locked(refused: &Refused) -> bool {
-    let error = refused.cause().downcast_ref::<Error>();
-    error.and_then(Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    refused.cause().downcast_ref().is_some_and(says_locked)
+}
+
+/// The same of an error.
+pub(super) fn says_locked(error: &Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }

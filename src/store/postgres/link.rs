@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement as Prepared};
 
-use super::failure::Failure;
+use super::failure::{Failure, says_locked};
 use super::pool::{Connection, Settings, pool};
 use super::schema::first_contact;
 use super::sql::Sql;
@@ -152,13 +152,21 @@ impl Link {
         let statements = [statement];
         let mut pause = FIRST_PAUSE;
         for tries_left in (0..MOST_TRIES).rev() {
-            let (failure, error) = match self.transaction(sql, &begin, &statements).await {
+            let (may_pass, error) = match self.transaction(sql, &begin, &statements).await {
                 Ok(mut rows) => return Ok(rows.pop().unwrap_or_default()),
                 Err(Undone::Refused(refused)) => return Err(refused),
                 Err(Undone::Unknown(error)) => return Err(Refused::unknown(error)),
-                Err(Undone::Nothing { failure, error, .. }) => (failure, error),
+                Err(Undone::Nothing {
+                    failure,
+                    error,
+                    culprit,
+                }) => {
+                    // Preparing a statement waits for no longer than others do.
+                    let is_unprepared = culprit.is_none() && says_locked(&error);
+                    (failure.may_pass() || is_unprepared, error)
+                }
             };
-            if !failure.may_pass() || tries_left == 0 {
+            if !may_pass || tries_left == 0 {
                 return Err(Refused::unchanged(error));
             }
             sleep(pause).await;

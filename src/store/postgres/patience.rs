@@ -1,4 +1,4 @@
-//! Changes that wait for a row which somebody has locked: each row has one at a time, and all have a part of the connections, so that
+//! Changes that wait for a row which somebody has locked: each row has one at a time, and all have half of the connections, so that
 //! there are some left for everybody else.
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use crate::store::register::RecordId;
 use crate::sync::Mutex;
 
 /// What part of the connections may wait so.
-const PART: usize = 4;
+const PART: usize = 2;
 
 pub(super) struct Patience {
     most: Semaphore,
@@ -92,8 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_one_turn_at_a_time_and_all_rows_have_a_quarter_of_the_connections() {
-        let patience = Patience::new(8);
+    fn a_row_has_one_turn_at_a_time_and_all_rows_have_half_of_the_connections() {
+        let patience = Patience::new(4);
         let first = patience.turn(id(1)).now_or_never().unwrap();
         let mut second = Box::pin(patience.turn(id(1)));
         assert!((&mut second).now_or_never().is_none());

@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Shared;
-use super::failure::is_locked;
+use super::failure::{is_locked, says_locked};
 use super::link::{Statement, Undone};
 use super::register::Opaque;
 use crate::store::register::{RecordId, Refused};
@@ -55,6 +55,8 @@ enum Told {
     Failed(Refused),
     /// Nothing was changed; alone it may be.
     Alone,
+    /// Nothing was changed: somebody has locked the row.
+    Locked,
 }
 
 /// A task.
@@ -68,8 +70,11 @@ impl Shared {
     /// Makes a change, with those of others if there are any; gives what its statement gave.
     pub(super) async fn make(self: &Arc<Self>, change: Change) -> Result<Vec<Row>, Refused> {
         let change = Arc::new(change);
+        let mut turn = None;
         // Where somebody waits for the row, it would only hold up what is made with it.
-        if !self.patience.knows(change.id) {
+        if self.patience.knows(change.id) {
+            turn = Some(self.patience.turn(change.id).await);
+        } else {
             let (tell, told) = oneshot::channel();
             let waiting = Waiting {
                 change: Arc::clone(&change),
@@ -83,13 +88,15 @@ impl Shared {
                 Ok(Told::Rows(rows)) => return Ok(rows),
                 Ok(Told::Failed(refused)) => return Err(refused),
                 Ok(Told::Alone) => {}
+                Ok(Told::Locked) => turn = Some(self.patience.turn(change.id).await),
                 Err(_) => return Err(Refused::unknown("the change was given up under way")),
             }
         }
-        let _turn = self.patience.turn(change.id).await;
         let columns = Columns::of(&change);
         let statement = self.statement(&columns);
-        self.link.patiently(&self.sql, statement).await
+        let made = self.link.patiently(&self.sql, statement).await;
+        drop(turn);
+        made
     }
 
     /// Makes some changes, and tells whoever waits for them.
@@ -105,15 +112,21 @@ impl Shared {
                     drop(waiting.tell.send(Told::Rows(rows)));
                 }
             }
-            Err(Undone::Refused(refused)) if waiting.len() == 1 && !is_locked(&refused) => {
-                let only = waiting.into_iter().next();
-                only.map(|only| only.tell.send(Told::Failed(refused)));
+            Err(Undone::Refused(refused)) if waiting.len() == 1 => {
+                let told = if is_locked(&refused) {
+                    Told::Locked
+                } else {
+                    Told::Failed(refused)
+                };
+                let only = waiting.pop();
+                only.map(|only| only.tell.send(told));
             }
             Err(Undone::Nothing {
+                error,
                 culprit: Some(culprit),
                 ..
-            }) => {
-                drop(waiting.remove(culprit).tell.send(Told::Alone));
+            }) if says_locked(&error) => {
+                drop(waiting.remove(culprit).tell.send(Told::Locked));
                 self.queue.join_again(waiting);
             }
             Err(Undone::Refused(_) | Undone::Nothing { .. }) => {

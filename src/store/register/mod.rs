@@ -130,7 +130,8 @@ pub trait Register: Send + Sync + 'static {
     /// Reads a cell.
     fn load(&self, id: RecordId) -> impl Future<Output = Result<Loaded, Refused>> + Send;
 
-    /// Replaces the cell if its version is the expected one; `None` is expected of a key that has none.
+    /// Replaces the cell if its version is the expected one; `None` is expected of a key that has none. The same value may be written
+    /// over itself: so an engine finds out whether a server that has failed writes again.
     ///
     /// The register may remove the cell once its own clock says `ends_at_ms`, in milliseconds since 1970, which may be
     /// past; [`u64::MAX`] stands for never. A cell that is replaced ends when the new value does.
@@ -274,7 +275,7 @@ impl Refused {
     }
 
     fn into_error(self) -> Error {
-        let message = "the store's server refused, or can't be reached; retry later";
+        let message = "the store's server refused, or can't be reached (the error's source says why); retry later";
         Error::with_source(ErrorKind::Unavailable, message, self.cause)
     }
 }

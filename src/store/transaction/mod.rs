@@ -34,8 +34,105 @@
 //!
 //! # Databases
 //!
-//! `redb::WriteTransaction` (feature `redb`) and `tokio_postgres::Transaction` (feature `postgres`) are there; for another
-//! one, implement [`Transaction`].
+//! `redb::WriteTransaction` of redb 4 (feature `redb`) and `tokio_postgres::Transaction` of tokio-postgres 0.7 (feature `postgres`) are there; for
+//! another one, implement [`Transaction`]. This is one for a bank in memory, whose transactions are checked as they commit:
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::sync::{Arc, Mutex};
+//!
+//! use onceward::register::{RecordId, Refused, Value};
+//! use onceward::transaction::{OutcomeRow, Replaces, Transaction, Written};
+//! use onceward::{Engine, Fingerprint, Key, Outcome, Reply};
+//!
+//! type Outcomes = BTreeMap<RecordId, OutcomeRow>;
+//!
+//! #[derive(Default)]
+//! struct Bank {
+//!     data: Mutex<(i64, Outcomes)>, // the balance, and the table of outcomes
+//! }
+//!
+//! /// The rule: what a row may replace, and that the mark is there.
+//! fn may_be_written(outcomes: &Outcomes, row: &OutcomeRow) -> bool {
+//!     let version = |id| outcomes.get(&id).map(|row: &OutcomeRow| row.value.version);
+//!     let is_marked = row.mark.is_none() || row.mark == version(RecordId::from_bytes([0; 32]));
+//!     is_marked
+//!         && match row.replaces {
+//!             Replaces::Version(expected) => version(row.id) == Some(expected),
+//!             Replaces::Older(now_ms) => outcomes.get(&row.id).is_none_or(|found| {
+//!                 found.value.version.to_bits() < row.value.version.to_bits()
+//!                     && (found.ends_at_ms <= now_ms || found.value.bytes.is_empty())
+//!             }),
+//!         }
+//! }
+//!
+//! impl Bank {
+//!     fn write(&self, amount: i64, row: &OutcomeRow) -> Written {
+//!         let (balance, outcomes) = &mut *self.data.lock().unwrap();
+//!         if !may_be_written(outcomes, row) {
+//!             return Written::Superseded;
+//!         }
+//!         *balance += amount;
+//!         outcomes.insert(row.id, row.clone());
+//!         Written::Done
+//!     }
+//! }
+//!
+//! struct Deposit {
+//!     amount: i64,
+//!     row: Mutex<Option<OutcomeRow>>,
+//! }
+//!
+//! impl Deposit {
+//!     fn commit(self, bank: &Bank) -> Result<(), &'static str> {
+//!         let row = self.row.into_inner().unwrap().ok_or("there is no reply")?;
+//!         match bank.write(self.amount, &row) {
+//!             Written::Done => Ok(()),
+//!             Written::Superseded => Err("another attempt was first"),
+//!         }
+//!     }
+//! }
+//!
+//! impl Transaction for Deposit {
+//!     type Database = Arc<Bank>;
+//!
+//!     async fn write(&self, _: &Arc<Bank>, row: &OutcomeRow) -> Result<Written, Refused> {
+//!         *self.row.lock().unwrap() = Some(row.clone());
+//!         Ok(Written::Done) // the commit looks whether that stays so
+//!     }
+//!
+//!     async fn put(bank: &Arc<Bank>, row: &OutcomeRow) -> Result<Written, Refused> {
+//!         Ok(bank.write(0, row))
+//!     }
+//!
+//!     async fn load(bank: &Arc<Bank>, id: RecordId) -> Result<Option<Value>, Refused> {
+//!         let found = bank.data.lock().unwrap().1.get(&id).cloned();
+//!         Ok(found.map(|row| row.value))
+//!     }
+//!
+//!     async fn sweep(bank: &Arc<Bank>, now_ms: u64) -> Result<u64, Refused> {
+//!         let outcomes = &mut bank.data.lock().unwrap().1;
+//!         let before = outcomes.len();
+//!         outcomes.retain(|_, row| row.ends_at_ms > now_ms);
+//!         Ok((before - outcomes.len()) as u64)
+//!     }
+//! }
+//!
+//! let bank = Arc::new(Bank::default());
+//! let builder = Engine::builder().outcomes_in::<Deposit>(Arc::clone(&bank));
+//! let engine = builder.open_in_memory()?;
+//! let (key, fingerprint) = (Key::new("ada", "deposit-17")?, Fingerprint::of("30"));
+//! for _ in 0..3 {
+//!     if let Outcome::Proceed(guard) = engine.begin(&key, &fingerprint)? {
+//!         let deposit = Deposit { amount: 30, row: Mutex::default() };
+//!         let uncommitted = guard.complete_in(&deposit, Reply::new(201, "30 more"))?;
+//!         deposit.commit(&bank)?; // both or neither
+//!         uncommitted.confirm()?;
+//!     }
+//! }
+//! assert_eq!(bank.data.lock().unwrap().0, 30);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(feature = "redb")]
 mod redb;

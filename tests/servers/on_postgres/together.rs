@@ -8,10 +8,11 @@ use onceward::testkit::Shifted;
 use onceward::{Engine, ErrorKind, Reply};
 use tokio_postgres::NoTls;
 
-use super::{granted, key, replayed, request};
+use super::{TIMEOUT, granted, key, replayed, request};
 use crate::start::postgres::PostgresServer;
 
 const CALLERS: usize = 64;
+const ROUNDS: usize = 2;
 const LEASE: Duration = Duration::from_secs(120);
 
 #[test]
@@ -19,7 +20,8 @@ fn a_row_that_somebody_has_locked_fails_its_own_callers_and_nobody_else() {
     let Some(server) = PostgresServer::start() else {
         return;
     };
-    let register = Shifted::new(Postgres::builder(server.url()).build().unwrap());
+    let postgres = Postgres::builder(server.url()).timeout(TIMEOUT);
+    let register = Shifted::new(postgres.build().unwrap());
     let builder = Engine::builder().clock(register.clock()).lease(LEASE);
     let engine = builder.open_on(register.clone()).unwrap();
     drop(granted(&engine, "locked"));
@@ -32,7 +34,7 @@ fn a_row_that_somebody_has_locked_fails_its_own_callers_and_nobody_else() {
         client.batch_execute(lock).await.unwrap();
         client
     });
-    for round in 0..3 {
+    for round in 0..ROUNDS {
         thread::scope(|scope| {
             for caller in 0..CALLERS {
                 let engine = &engine;
@@ -50,9 +52,11 @@ fn a_row_that_somebody_has_locked_fails_its_own_callers_and_nobody_else() {
         });
     }
     runtime.block_on(client.batch_execute("ROLLBACK")).unwrap();
-    assert_eq!(granted(&engine, "locked").attempt(), 2);
+    // A begin that was given up may have been made after all, once the row was free.
+    register.advance(2 * LEASE);
+    assert!(granted(&engine, "locked").attempt() >= 2);
     for caller in (1..CALLERS).step_by(2) {
-        let name = format!("2-{caller}");
+        let name = format!("{}-{caller}", ROUNDS - 1);
         assert_eq!(replayed(&engine, &name).body(), name.as_str());
     }
 }
