@@ -1,6 +1,7 @@
 //! Asking the right server, and asking again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Pipeline, RedisError, ServerError, Value, cmd};
@@ -46,6 +47,7 @@ struct Attempt<'a> {
     call: &'a Call,
     lane: usize,
     by_source: bool,
+    by_script: bool,
     /// Where to ask this once, instead of the server that has the key.
     redirected: Option<Arc<Node>>,
     /// An earlier try may have been carried out.
@@ -61,13 +63,18 @@ enum Again {
 impl Redis {
     /// Has the server that has the key run a script; asks again as long as that is safe and the time isn't up.
     pub(super) async fn call(&self, id: RecordId, call: &Call) -> Result<Value, Refused> {
-        self.contact().await?;
+        if !self.contact.initialized() {
+            Box::pin(self.contact()).await?;
+        }
         let mut patience = Patience::of(self.config.patience());
         let mut attempt = Attempt {
             redis: self,
             call,
             lane: usize::from(id.as_bytes()[0]),
             by_source: false,
+            by_script: !call.is_insert()
+                || self.config.replicas.is_some()
+                || self.needs_scripts.load(Ordering::Relaxed),
             redirected: None,
             may_be_made: false,
         };
@@ -91,14 +98,14 @@ impl Redis {
 }
 
 impl Attempt<'_> {
-    /// The inner result ends the call.
+    /// The inner result ends the call. What is rare is boxed, so that each call is no larger than it has to be.
     async fn once(&mut self) -> Result<Result<Value, Refused>, Again> {
         let redirected = self.redirected.take();
         let is_redirected = redirected.is_some();
         let nodes = &self.redis.nodes;
         let Some(node) = redirected.or_else(|| nodes.owner_of(&self.call.key)) else {
             let nobody = (redis::ErrorKind::Client, "no server has the key's slot");
-            return Err(self.relearn(nobody.into()).await);
+            return Err(Box::pin(self.relearn(nobody.into())).await);
         };
         let commands = self.commands(is_redirected);
         let answers = match node.ask(self.lane, &commands).await {
@@ -107,26 +114,42 @@ impl Attempt<'_> {
                 if !passes_by_itself(&error) {
                     return Ok(Err(self.refused(error)));
                 }
-                return Err(self.relearn(error).await);
+                return Err(Box::pin(self.relearn(error)).await);
             }
             Err(Silence::Broken(error)) => {
                 self.may_be_made |= self.call.is_swap();
-                return Err(self.relearn(error).await);
+                return Err(Box::pin(self.relearn(error)).await);
             }
         };
-        let mut answers = answers.into_iter().skip(usize::from(is_redirected));
-        match answers.next().unwrap_or_default() {
-            Value::ServerError(error) => self.react(&node, error).await,
-            answer => Ok(self.replicated(answer, answers.next())),
+        let mut answers = answers.into_iter();
+        let time = (!self.by_script).then(|| answers.next().unwrap_or_default());
+        let mut answers = answers.skip(usize::from(is_redirected));
+        match (answers.next().unwrap_or_default(), time) {
+            (Value::ServerError(error), _) => Box::pin(self.react(&node, error)).await,
+            (answer, None) => Ok(self.replicated(answer, answers.next())),
+            (held, Some(time)) => {
+                let inserted = self.call.inserted(&time, held);
+                Ok(
+                    inserted
+                        .ok_or_else(|| Refused::unknown("the server's answer isn't one to SET")),
+                )
+            }
         }
     }
 
     fn commands(&self, is_redirected: bool) -> Pipeline {
         let mut commands = redis::pipe();
+        let command = if self.by_script {
+            self.call.command(self.by_source)
+        } else {
+            let [time, set] = self.call.insert();
+            commands.add_command(time);
+            set
+        };
         if is_redirected {
             commands.add_command(cmd("ASKING"));
         }
-        commands.add_command(self.call.command(self.by_source));
+        commands.add_command(command);
         if let Some(replicas) = self.replicas() {
             let timeout = u64::try_from(replicas.timeout.as_millis()).unwrap_or(u64::MAX);
             commands.add_command(cmd("WAIT").arg(replicas.count).arg(timeout).take());
@@ -167,6 +190,15 @@ impl Attempt<'_> {
                 Err(self.relearn(error).await)
             }
             Reaction::Retry => Err(self.relearn(error).await),
+            // Before Redis 7, NX and GET don't go together. If it was anything else, the script is refused as well.
+            Reaction::GiveUp if !self.by_script => {
+                let is_syntax = error.detail().is_some_and(|it| it.contains("syntax"));
+                self.redis
+                    .needs_scripts
+                    .fetch_or(is_syntax, Ordering::Relaxed);
+                self.by_script = true;
+                Err(Again::AtOnce(error))
+            }
             Reaction::GiveUp => Ok(Err(self.refused(error))),
         }
     }

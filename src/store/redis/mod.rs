@@ -23,7 +23,8 @@
 //!
 //! Each idempotency key is one Redis key, the prefix and 32 bytes, so that a cluster may have it on any of its servers. Its value is
 //! 8 bytes of version and the record. One Lua script compares the version and replaces the value, and one reads it; both
-//! also read the server's clock. A key expires by itself when its record is over. A new key, a replay and a completion
+//! also read the server's clock. A new key is set by plain commands (`TIME` and `SET … NX GET`, in one flight) where the server is Redis 7 or newer and
+//! no replicas are waited for, and by the script elsewhere. A key expires by itself when its record is over. A new key, a replay and a completion
 //! take one round trip each.
 //!
 //! # What the servers need
@@ -92,6 +93,7 @@ mod slots;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -113,6 +115,8 @@ pub struct Redis {
     config: Arc<Config>,
     nodes: Nodes,
     contact: OnceCell<()>,
+    /// The servers don't know the plain commands for an insert.
+    needs_scripts: AtomicBool,
     warnings: Arc<Mutex<Vec<String>>>,
     /// Tells this node's announcements from others'.
     origin: [u8; 8],
@@ -146,6 +150,7 @@ impl Redis {
             nodes: Nodes::new(Arc::clone(&config)),
             config,
             contact: OnceCell::new(),
+            needs_scripts: AtomicBool::new(false),
             warnings,
             origin,
         }

@@ -109,13 +109,8 @@ impl Node {
             // Those who waited for the connection don't each try in turn.
             return Err(error.clone());
         }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.limits.connecting))
-            .set_response_timeout(Some(self.limits.answering))
-            .set_pipeline_buffer_size(QUEUED);
-        let client = Client::open(self.info.clone())?;
-        let open = client.get_multiplexed_async_connection_with_config(&config);
-        let open = match open.await {
+        // Boxed, so that each request isn't as large as the making of a connection.
+        let open = match Box::pin(self.connect()).await {
             Ok(open) => open,
             Err(error) => {
                 lane.failed = Some((Instant::now(), error.clone()));
@@ -125,5 +120,16 @@ impl Node {
         lane.count += 1;
         lane.open = Some(open.clone());
         Ok((open, lane.count))
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.limits.connecting))
+            .set_response_timeout(Some(self.limits.answering))
+            .set_pipeline_buffer_size(QUEUED);
+        let client = Client::open(self.info.clone())?;
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
     }
 }

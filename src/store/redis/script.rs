@@ -1,4 +1,4 @@
-//! The two scripts that a server runs, and what it answers to them.
+//! The two scripts that a server runs, the commands that do for one of them, and what it answers.
 
 use std::sync::LazyLock;
 
@@ -78,6 +78,53 @@ impl Call {
         self.is_swap
     }
 
+    /// Whether it expects nothing to be there.
+    pub(super) fn is_insert(&self) -> bool {
+        self.is_swap && self.arguments[0].is_empty()
+    }
+
+    /// The same as the script does for an insert, in plain commands, at a third of the server's time: what gives the time, and what
+    /// sets the key and gives what is there already. Redis 7 or newer.
+    pub(super) fn insert(&self) -> [Cmd; 2] {
+        let [_, value, ends_at] = &self.arguments[..] else {
+            unreachable!("an insert is a swap");
+        };
+        let mut set = cmd("SET");
+        set.arg(&self.key).arg(value).arg("NX").arg("GET");
+        if !ends_at.is_empty() {
+            set.arg("PXAT").arg(ends_at);
+        }
+        [cmd("TIME"), set]
+    }
+
+    /// What the script would have answered.
+    pub(super) fn inserted(&self, time: &Answer, held: Answer) -> Option<Answer> {
+        let Answer::Array(time) = time else {
+            return None;
+        };
+        let [seconds, microseconds] = &time[..] else {
+            return None;
+        };
+        let now_ms = whole(seconds)? * 1_000 + whole(microseconds)? / 1_000;
+        let is_own = |held: &Vec<u8>| {
+            let own = self.arguments[1].first_chunk::<VERSION_BYTES>();
+            held.first_chunk() == own
+        };
+        let is_done = match &held {
+            Answer::Nil => true,
+            // An earlier try was made after all.
+            Answer::BulkString(held) => is_own(held),
+            _ => return None,
+        };
+        let done = [Answer::Int(1), Answer::Int(now_ms)];
+        let not = [Answer::Int(0), Answer::Int(now_ms), held];
+        Some(Answer::Array(if is_done {
+            done.to_vec()
+        } else {
+            not.to_vec()
+        }))
+    }
+
     /// The command, by the script's hash or, for a server that hasn't seen the script yet, with its source.
     pub(super) fn command(&self, by_source: bool) -> Cmd {
         let (source, hash) = if self.is_swap {
@@ -149,6 +196,13 @@ pub(super) fn value_of(held: Vec<u8>) -> Value {
             version: Version::from_bits(0),
             bytes: held,
         },
+    }
+}
+
+fn whole(text: &Answer) -> Option<i64> {
+    match text {
+        Answer::BulkString(digits) => str::from_utf8(digits).ok()?.parse().ok(),
+        _ => None,
     }
 }
 

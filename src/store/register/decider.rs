@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::asking::Made;
@@ -69,7 +70,9 @@ impl<R: Register> Decider<R> {
         let _room = self.room.take(&request.command).await?;
         let digest = request.digest;
         let forgets = forgets(&request.command);
-        let result = self.in_time(self.carry_out_now(request)).await;
+        // Not by `in_time`, since an async function that is given a future holds it twice: this is the hot path.
+        let result = timeout(self.register.timeout(), self.carry_out_now(request)).await;
+        let result = self.noted(timely(result));
         if result.is_err() {
             // It may have been changed, and nobody here knows to what.
             self.own.lock().remove(&digest);
@@ -291,8 +294,11 @@ pub(super) async fn in_time<R: Register, T>(
     register: &R,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    let in_time = timeout(register.timeout(), work).await;
-    in_time.unwrap_or_else(|_| {
+    timely(timeout(register.timeout(), work).await)
+}
+
+fn timely<T>(result: Result<Result<T>, Elapsed>) -> Result<T> {
+    result.unwrap_or_else(|_| {
         Err(Error::new(
             ErrorKind::Unavailable,
             "the store's server didn't answer in time: a change may have been made, or may still be; the same call can be \

@@ -43,12 +43,16 @@ impl Reach {
 }
 
 impl<R: Register> Decider<R> {
-    /// Gives up what takes longer than the register's calls may, and notes whether the server fails.
+    /// Gives up what takes longer than the register's calls may, and notes whether the server has failed.
     pub(super) async fn in_time<T>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let result = in_time(&self.register, work).await;
+        self.noted(in_time(&self.register, work).await)
+    }
+
+    /// Notes whether the server has failed.
+    pub(super) fn noted<T>(self: &Arc<Self>, result: Result<T>) -> Result<T> {
         let is_lost = matches!(&result, Err(error) if error.kind() == ErrorKind::Unavailable);
         if is_lost && !self.reach.is_lost.swap(true, Ordering::Relaxed) {
             tokio::spawn(reach_again(Arc::downgrade(self)));
