@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -388,6 +389,32 @@ fn lookups_of_async_callers_do_not_wait_one_for_another() {
     let lookups = keys.iter().map(|key| node.lookup_async(key));
     let found = futures::executor::block_on(futures::future::join_all(lookups));
     assert!(found.into_iter().all(|found| found.unwrap().is_some()));
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker of the caller's");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_holds_up_nobody() {
+    let register = Muted::new(Duration::from_secs(60));
+    let node = Engine::builder().open_on(register.clone()).unwrap();
+    let (name, request) = (key("key"), request());
+    register.mute();
+    let waker = Waker::from(Arc::new(Panics));
+    let mut begin = Box::pin(node.begin_async(&name, &request));
+    let polled = begin.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    while register.waiting.load(Ordering::SeqCst) == 0 {
+        thread::yield_now();
+    }
+    register.go_on();
+    completed(&node, "other", "body");
+    assert_eq!(replayed(&node, "other").body(), "body");
 }
 
 /// A transaction that finds the row otherwise than it was known.

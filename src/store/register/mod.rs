@@ -88,6 +88,7 @@ mod asking;
 mod connect;
 mod decider;
 mod draft;
+mod due;
 mod meta;
 mod news;
 mod reach;

@@ -11,6 +11,7 @@ use futures_channel::oneshot;
 
 use super::connect::{Connected, waited_in};
 use super::decider::Decider;
+use super::due;
 use super::news::{self, News};
 use super::reach::Reach;
 #[cfg(any(feature = "tower", feature = "actix"))]
@@ -208,8 +209,8 @@ impl<R: Register> Store for RegisterStore<R> {
             return answer.send(Err(Error::closed()));
         };
         jobs.run(async move {
-            answer.send(shared.carry_out(request).await);
-            drop(run);
+            let verdict = shared.carry_out(request).await;
+            due::answer(answer, verdict, run);
         });
     }
 
