@@ -52,6 +52,10 @@ struct Muted {
     goes_on: Arc<Notify>,
     /// How many calls wait for that.
     waiting: Arc<AtomicUsize>,
+    /// Its loads are answered even then, but only so many at once.
+    loads: Option<Arc<Barrier>>,
+    /// Its pages have each cell twice.
+    is_stuttering: bool,
 }
 
 impl Muted {
@@ -63,7 +67,13 @@ impl Muted {
             timeout,
             goes_on: Arc::default(),
             waiting: Arc::default(),
+            loads: None,
+            is_stuttering: false,
         }
+    }
+
+    fn is_mute(&self) -> bool {
+        self.is_silent.load(Ordering::SeqCst)
     }
 
     fn mute(&self) {
@@ -78,6 +88,9 @@ impl Muted {
 
 impl Register for Muted {
     async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
+        if let Some(loads) = self.loads.as_ref().filter(|_| self.is_mute()) {
+            loads.wait().await;
+        }
         self.register.load(id).await
     }
 
@@ -89,7 +102,7 @@ impl Register for Muted {
         ends_at_ms: u64,
     ) -> Result<Swapped, Refused> {
         let is_answered = self.answers_changes && expected.is_some();
-        if !is_answered && self.is_silent.load(Ordering::SeqCst) {
+        if !is_answered && self.is_mute() {
             let goes_on = self.goes_on.notified();
             self.waiting.fetch_add(1, Ordering::SeqCst);
             goes_on.await;
@@ -102,74 +115,15 @@ impl Register for Muted {
     }
 
     async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
-        self.register.scan(from, most).await
+        let mut page = self.register.scan(from, most).await?;
+        if self.is_stuttering {
+            page.values.extend(page.values.clone());
+        }
+        Ok(page)
     }
 
     fn timeout(&self) -> Duration {
         self.timeout
-    }
-}
-
-/// A register whose pages have each cell twice.
-struct Twice(Local);
-
-impl Register for Twice {
-    async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
-        self.0.load(id).await
-    }
-
-    async fn swap(
-        &self,
-        id: RecordId,
-        expected: Option<Version>,
-        new: Value,
-        ends_at_ms: u64,
-    ) -> Result<Swapped, Refused> {
-        self.0.swap(id, expected, new, ends_at_ms).await
-    }
-
-    async fn sweep(&self) -> Result<u64, Refused> {
-        self.0.sweep().await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
-        let mut page = self.0.scan(from, most).await?;
-        page.values.extend(page.values.clone());
-        Ok(page)
-    }
-}
-
-/// A register whose loads are answered, once it is told so, only when three are under way.
-struct Meeting {
-    register: Local,
-    is_on: Arc<AtomicBool>,
-    three: Barrier,
-}
-
-impl Register for Meeting {
-    async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
-        if self.is_on.load(Ordering::SeqCst) {
-            self.three.wait().await;
-        }
-        self.register.load(id).await
-    }
-
-    async fn swap(
-        &self,
-        id: RecordId,
-        expected: Option<Version>,
-        new: Value,
-        ends_at_ms: u64,
-    ) -> Result<Swapped, Refused> {
-        self.register.swap(id, expected, new, ends_at_ms).await
-    }
-
-    async fn sweep(&self) -> Result<u64, Refused> {
-        self.register.sweep().await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
-        self.register.scan(from, most).await
     }
 }
 
@@ -261,7 +215,10 @@ fn held_attempts_of_all_nodes_are_listed_and_never_swept() {
 fn a_held_attempt_that_is_on_several_pages_is_listed_once() {
     let server = Server::new();
     let builder = server.builder().on_abandon(OnAbandon::Hold);
-    let node = builder.open_on(Twice(server.register.clone())).unwrap();
+    let mut register = Muted::new(Duration::from_secs(60));
+    register.register = server.register.clone();
+    register.is_stuttering = true;
+    let node = builder.open_on(register).unwrap();
     drop(granted(&node, "key"));
     completed(&node, "completed", "body");
     server.clock.advance(LEASE);
@@ -374,18 +331,14 @@ fn begins_over_the_depth_of_the_queue_are_refused_and_guards_are_not_held_up() {
 
 #[test]
 fn lookups_of_async_callers_do_not_wait_one_for_another() {
-    let is_on = Arc::new(AtomicBool::new(false));
-    let register = Meeting {
-        register: Local::default(),
-        is_on: Arc::clone(&is_on),
-        three: Barrier::new(3),
-    };
-    let node = Engine::builder().open_on(register).unwrap();
+    let mut register = Muted::new(Duration::from_secs(60));
+    register.loads = Some(Arc::new(Barrier::new(3)));
+    let node = Engine::builder().open_on(register.clone()).unwrap();
     let keys = ["first", "second", "third"].map(|name| {
         completed(&node, name, "body");
         key(name)
     });
-    is_on.store(true, Ordering::SeqCst);
+    register.mute();
     let lookups = keys.iter().map(|key| node.lookup_async(key));
     let found = futures::executor::block_on(futures::future::join_all(lookups));
     assert!(found.into_iter().all(|found| found.unwrap().is_some()));
