@@ -258,6 +258,10 @@ impl Core {
 
     /// Refuses new work, finishes what is queued, ends the threads and wakes every waiter.
     pub(super) fn shut_down(&self) -> Result<()> {
+        if let Some(reconciler) = &self.reconciler {
+            // What it has begun still needs the store.
+            reconciler.running.close();
+        }
         let result = self.store.close();
         if let Some(reconciler) = &self.reconciler {
             reconciler.outcomes.stop();

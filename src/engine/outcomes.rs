@@ -59,6 +59,7 @@ impl Builder {
             timeline: timeline.clone(),
             on_abandon: self.on_abandon,
             keeps_keys: self.keeps_keys,
+            running: Arc::default(),
         };
         let found = block_on(reconciler.reconcile_all());
         found.inspect_err(|_| reconciler.outcomes.stop())?;

@@ -22,6 +22,7 @@ use crate::outcome::OnAbandon;
 use crate::record::{CompletedRecord, InFlightRecord, Record, Stored};
 use crate::secret::Digest;
 use crate::store::{Answer, Later, Request, Seen, Store};
+use crate::sync::running::Running;
 
 /// How many outcomes are asked for at once.
 const ASKED_AT_ONCE: usize = 64;
@@ -84,6 +85,8 @@ pub(super) struct Reconciler {
     /// What the caller wants of an attempt without an outcome.
     pub(super) on_abandon: OnAbandon,
     pub(super) keeps_keys: bool,
+    /// What is run to its end.
+    pub(super) running: Arc<Running>,
 }
 
 impl Reconciler {
@@ -93,9 +96,12 @@ impl Reconciler {
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Later<T> {
         let (sender, receiver) = oneshot::channel();
-        self.outcomes.run(Box::pin(async move {
-            drop(sender.send(work.await));
-        }));
+        if let Some(run) = self.running.begin() {
+            self.outcomes.run(Box::pin(async move {
+                drop(sender.send(work.await));
+                drop(run);
+            }));
+        }
         Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(Error::closed())) })
     }
 
@@ -163,7 +169,7 @@ impl Reconciler {
         first.map(|()| all)
     }
 
-    /// `false` if there is an outcome whose key isn't known.
+    /// `false` if there is an outcome whose key isn't known, which an operator may have to know of.
     async fn settle(
         &self,
         stored: &Stored,
@@ -175,7 +181,7 @@ impl Reconciler {
         };
         let outcome = outcome?;
         let Some(key) = self.key_of(stored)? else {
-            return Ok(outcome.is_none());
+            return Ok(outcome.is_none() || self.on_abandon == OnAbandon::Rerun);
         };
         let digest = stored.digest;
         let is_settled = self.completes(&key, digest, attempt, outcome).await?;

@@ -10,6 +10,8 @@ mod blocking;
 mod explored;
 #[cfg(not(onceward_shuttle))]
 mod plain;
+#[cfg_attr(not(any(test, feature = "register")), allow(dead_code))]
+pub(crate) mod running;
 
 pub(crate) use blocking::block_on;
 #[cfg(onceward_shuttle)]

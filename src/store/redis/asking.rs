@@ -189,7 +189,11 @@ impl Attempt<'_> {
                 node.hang_up(self.lane).await;
                 Err(self.relearn(error).await)
             }
-            Reaction::Retry => Err(self.relearn(error).await),
+            Reaction::Retry => {
+                // The script reads before it writes: where nothing is to be written, it may be answered all the same.
+                self.by_script = true;
+                Err(self.relearn(error).await)
+            }
             // Before Redis 7, NX and GET don't go together. If it was anything else, the script is refused as well.
             Reaction::GiveUp if !self.by_script => {
                 let is_syntax = error.detail().is_some_and(|it| it.contains("syntax"));

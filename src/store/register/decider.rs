@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::asking::Made;
+use super::late::has_slept;
 use super::news::News;
 use super::reach::Reach;
 use super::record::{Held, New};
 use super::replies::{Replies, Since};
 use super::room::Room;
-use super::running::Running;
 use super::server_time::ServerTime;
 use super::versions::Versions;
 use super::{Register, Value, Version};
@@ -25,12 +26,10 @@ use crate::record::Stored;
 use crate::secret::{Digest, Secret};
 use crate::store::{Observed, Observer, Request, Rules};
 use crate::sync::Mutex;
+use crate::sync::running::Running;
 
 /// How often a command is decided anew because others have changed the key meanwhile. Each time somebody got on.
 const MOST_DECISIONS: usize = 64;
-/// How much a lease may be shorter than it was asked for: clocks are read in whole milliseconds, so that the server's seems to be
-/// ahead by one now and then.
-const ROUNDING_MS: u64 = 1;
 
 /// What all commands share.
 pub(super) struct Decider<R> {
@@ -68,6 +67,9 @@ impl<R: Register> Decider<R> {
     /// Decides against what the register has, and changes it.
     pub(super) async fn carry_out(self: &Arc<Self>, request: Request) -> Result<Verdict> {
         let _room = self.room.take(&request.command).await?;
+        if matches!(request.command, Command::Begin { .. }) && self.running.is_closed() {
+            return Err(Error::closed());
+        }
         let digest = request.digest;
         let forgets = forgets(&request.command);
         // Not by `in_time`, since an async function that is given a future holds it twice: this is the hot path.
@@ -93,36 +95,22 @@ impl<R: Register> Decider<R> {
         } = request;
         let since = self.replies.since();
         let view = self.first_view(&digest, &command).await?;
-        let (verdict, is_behind) = self.settle(&key, digest, &command, view, since).await?;
-        if !is_behind {
-            return Ok(verdict);
+        let settled = self.settle(&key, digest, &command, view, since).await?;
+        if settled.1.is_zero() {
+            return Ok(settled.0);
         }
-        // The machine has slept, say: the lease would end too early by so much, and a token be lower than one that was given.
-        match &verdict {
-            Verdict::Proceed(grant) => {
-                let release = Command::Release { token: grant.token };
-                let view = self.first_view(&digest, &release).await?;
-                self.settle(&key, digest, &release, view, since).await?;
-            }
-            Verdict::Renewed { .. } => {}
-            _ => return Ok(verdict),
-        }
-        let view = self.first_view(&digest, &command).await?;
-        let (again, _) = self.settle(&key, digest, &command, view, since).await?;
-        Ok(again)
+        Box::pin(self.make_up(&key, digest, &command, settled, since)).await
     }
 
-    /// Gives the verdict, and whether it was made by a time that the server's was past already.
-    async fn settle(
+    /// Gives the verdict, and by how much the server's time was past the one that it was made by.
+    pub(super) async fn settle(
         &self,
         key: &Key,
         digest: Digest,
         command: &Command,
         mut view: View,
         since: Since,
-    ) -> Result<(Verdict, bool)> {
-        // A completion that was written by a time that the server's was past: its retention would end too early.
-        let mut early = None;
+    ) -> Result<(Verdict, Duration)> {
         for _ in 0..MOST_DECISIONS {
             let held = view.value.as_ref().map(|value| Held::of(value, &digest));
             let held = held.transpose()?;
@@ -137,30 +125,39 @@ impl<R: Register> Decider<R> {
                 }
                 let seen = held.and_then(|held| held.stored);
                 self.keep_reply(seen, since, view.now);
-                return Ok((decision.verdict, false));
+                return Ok((decision.verdict, Duration::ZERO));
             };
             let version = self.versions.next();
-            let stored = self.stored(change, digest, key);
+            let mut stored = self.stored(change, digest, key);
             let observed = Observed::of(stored.as_ref().map(|stored| &stored.record));
             let new = self.value_of(stored.as_ref(), digest, &view, last_token, version)?;
-            let expected = early.or(view.value.as_ref().map(|value| value.version));
+            let expected = view.value.as_ref().map(|value| value.version);
             match self.swap(digest, expected, &new).await? {
                 Made::Done { asked_at } => {
-                    let is_behind =
-                        view.is_assumed && asked_at.0 > view.now.0.saturating_add(ROUNDING_MS);
-                    if is_behind && matches!(command, Command::Complete { .. }) {
-                        early = Some(version);
-                        (view.now, view.is_assumed) = (asked_at, false);
-                        continue;
+                    let late = if view.is_assumed {
+                        asked_at.since(view.now)
+                    } else {
+                        Duration::ZERO
+                    };
+                    if let (Command::Complete { retention, .. }, Some(completed)) =
+                        (command, &stored)
+                        && has_slept(late, *retention)
+                    {
+                        let again = self.write_later(completed.clone(), version, &view, late);
+                        match Box::pin(again).await? {
+                            Ok(completed) => stored = Some(completed),
+                            Err(found) => {
+                                view = found;
+                                continue;
+                            }
+                        }
                     }
                     self.note_own(digest, new.value, &decision.verdict);
                     self.keep_reply(stored, since, view.now);
                     self.observer.changed(&digest, observed);
                     self.news.tell(digest, observed);
-                    return Ok((decision.verdict, is_behind));
+                    return Ok((decision.verdict, late));
                 }
-                // It was completed, and somebody has changed that already.
-                Made::Not(_) if early.is_some() => return Ok((decision.verdict, false)),
                 Made::Not(found) => view = found,
             }
         }
@@ -307,7 +304,7 @@ fn timely<T>(result: Result<Result<T>, Elapsed>) -> Result<T> {
     })
 }
 
-fn contended() -> Error {
+pub(super) fn contended() -> Error {
     Error::new(
         ErrorKind::Overloaded,
         "others changed the key each time that it was tried to; retry later",

@@ -4,12 +4,14 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::running::Run;
+use tokio::task::yield_now;
+
 use crate::decision::Verdict;
 use crate::error::Result;
 use crate::store::Answer;
+use crate::sync::running::Run;
 
-/// How many may be due; with more the thread isn't idle soon.
+/// How many may be due.
 const MOST: usize = 64;
 
 struct Due {
@@ -29,17 +31,23 @@ pub(super) fn answer(answer: Answer, verdict: Result<Verdict>, run: Run) {
         verdict,
         _run: run,
     };
-    let are_many = ALL.with_borrow_mut(|all| {
+    let count = ALL.with_borrow_mut(|all| {
         all.push(due);
-        all.len() >= MOST
+        all.len()
     });
-    if are_many {
-        give();
+    match count {
+        // Comes after all that have something to do, and what has arrived from the server meanwhile.
+        1 => drop(tokio::spawn(async {
+            yield_now().await;
+            give();
+        })),
+        MOST => give(),
+        _ => {}
     }
 }
 
 /// Gives those that are due in this thread.
-pub(super) fn give() {
+fn give() {
     let all = ALL.with_borrow_mut(std::mem::take);
     for Due {
         answer, verdict, ..

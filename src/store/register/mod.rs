@@ -89,13 +89,13 @@ mod connect;
 mod decider;
 mod draft;
 mod due;
+mod late;
 mod meta;
 mod news;
 mod reach;
 mod record;
 mod replies;
 mod room;
-mod running;
 mod server_time;
 mod store;
 #[cfg(test)]

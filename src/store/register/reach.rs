@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::decider::{Decider, in_time};
 use super::meta::META;
-use super::{Register, Value};
+use super::{Register, Swapped, Value};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The pause after the first try to reach a server again; each further one is twice as long, up to the longest.
@@ -67,7 +67,9 @@ impl<R: Register> Decider<R> {
             .register
             .swap(META, Some(first.version), first, u64::MAX);
         let swapped = async { swapped.await.map_err(super::Refused::into_error) };
-        in_time(&self.register, swapped).await.is_ok()
+        let swapped = in_time(&self.register, swapped).await;
+        // Where something else is there, it isn't the register that the engine was opened on.
+        matches!(swapped, Ok(Swapped::Done { .. }))
     }
 }
 

@@ -40,14 +40,22 @@ impl Room {
         if let Ok(permit) = self.begins.try_acquire() {
             return Ok(Some(permit));
         }
-        if let Ok(Ok(permit)) = timeout(self.wait, self.begins.acquire()).await {
-            return Ok(Some(permit));
+        match timeout(self.wait, self.begins.acquire()).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(_)) => Err(Error::closed()),
+            Err(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Err(Error::new(
+                    ErrorKind::Overloaded,
+                    "as many begins wait for the store's server as may; retry later, or raise queue_depth",
+                ))
+            }
         }
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        Err(Error::new(
-            ErrorKind::Overloaded,
-            "as many begins wait for the store's server as may; retry later, or raise queue_depth",
-        ))
+    }
+
+    /// Nobody waits any more.
+    pub(super) fn close(&self) {
+        self.begins.close();
     }
 
     /// How many were refused.

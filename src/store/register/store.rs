@@ -322,6 +322,7 @@ impl<R: Register> Store for RegisterStore<R> {
     }
 
     fn close(&self) -> Result<()> {
+        self.access.shared.room.close();
         self.access.shared.running.close();
         if let Some(worker) = self.worker.lock().take() {
             drop(worker);

@@ -339,6 +339,55 @@ fn a_node_that_has_slept_keeps_a_reply_for_its_whole_retention() {
     assert_eq!(other.granted("key").attempt, 1);
 }
 
+/// A register that removes a cell as soon as it has ended.
+struct Expiring(Local);
+
+impl Register for Expiring {
+    async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
+        self.0.sweep().await?;
+        self.0.load(id).await
+    }
+
+    async fn swap(
+        &self,
+        id: RecordId,
+        expected: Option<Version>,
+        new: Value,
+        ends_at_ms: u64,
+    ) -> Result<Swapped, Refused> {
+        self.0.sweep().await?;
+        self.0.swap(id, expected, new, ends_at_ms).await
+    }
+
+    async fn sweep(&self) -> Result<u64, Refused> {
+        self.0.sweep().await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
+        self.0.scan(from, most).await
+    }
+}
+
+#[test]
+fn a_reply_whose_retention_was_over_before_it_was_written_is_kept_for_its_whole_retention() {
+    let minute = Duration::from_secs(60);
+    let server = ManualClock::new();
+    let register = Local::new(server.clone());
+    let sleepy = Node::new(Expiring(register.clone()), &ManualClock::new());
+    let other = Node::new(Expiring(register), &server);
+    let token = sleepy.granted("key").token;
+    server.advance(minute);
+    let completion = Command::Complete {
+        token,
+        reply: Reply::new(201, "body"),
+        retention: Duration::from_secs(1),
+    };
+    assert!(matches!(sleepy.ask("key", completion), Verdict::Done));
+    assert!(matches!(other.begin("key"), Verdict::Replay(_)));
+    server.advance(minute);
+    assert_eq!(other.granted("key").attempt, 1);
+}
+
 #[test]
 fn a_node_that_has_slept_gives_no_lower_token_than_others_have_given() {
     let server = ManualClock::new();

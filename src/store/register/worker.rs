@@ -8,7 +8,6 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::due;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::bounded;
 
@@ -46,8 +45,7 @@ impl Worker {
             .name(name.to_owned())
             .spawn(move || {
                 // Made here, since it may not be dropped in async code, where the caller may be.
-                let mut builder = Builder::new_current_thread();
-                let runtime = builder.enable_all().on_thread_park(due::give).build();
+                let runtime = Builder::new_current_thread().enable_all().build();
                 let runtime = match runtime {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(tell.send(Err(error))),

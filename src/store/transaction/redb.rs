@@ -91,7 +91,9 @@ impl Transaction for WriteTransaction {
                 let mut ends = transaction.open_table(ENDS)?;
                 for (end, id) in &ended {
                     // The row may have been replaced since, and its end with it.
-                    if ends.remove((*end, id))?.is_some() {
+                    let is_there = ends.remove((*end, id))?.is_some();
+                    let is_its_own = rows.get(id)?.is_some_and(|row| row.value().1 == *end);
+                    if is_there && is_its_own {
                         rows.remove(id)?;
                     }
                     removed += 1;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::sync::{Condvar, Mutex};
+use super::{Condvar, Mutex};
 
 #[derive(Debug, Default)]
-pub(super) struct Running {
+pub(crate) struct Running {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -18,11 +18,11 @@ struct State {
 
 /// A command that is under way until this is dropped.
 #[derive(Debug)]
-pub(super) struct Run(Arc<Running>);
+pub(crate) struct Run(Arc<Running>);
 
 impl Running {
     /// `None` once the store was closed.
-    pub(super) fn begin(self: &Arc<Self>) -> Option<Run> {
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<Run> {
         let mut state = self.state.lock();
         if state.is_closed {
             return None;
@@ -31,12 +31,12 @@ impl Running {
         Some(Run(Arc::clone(self)))
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.state.lock().is_closed
     }
 
     /// Lets no more commands begin, and waits for those that have begun.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
         while state.commands > 0 {
@@ -44,7 +44,7 @@ impl Running {
         }
     }
 
-    pub(super) fn commands(&self) -> usize {
+    pub(crate) fn commands(&self) -> usize {
         self.state.lock().commands
     }
 }
