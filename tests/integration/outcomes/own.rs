@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use futures::FutureExt;
 use onceward::register::{RecordId, Refused, Value};
@@ -112,21 +113,38 @@ struct Bench {
     bank: Arc<Bank>,
     clock: ManualClock,
     engine: Arc<Engine>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Bench {
     fn new() -> Self {
         let (bank, clock, folder) = (Arc::<Bank>::default(), ManualClock::new(), folder());
-        let builder = Engine::builder().clock(clock.clone());
-        let builder = builder.outcomes_in::<Payment>(Arc::clone(&bank));
-        let engine = builder.open(folder.path().join("engine")).unwrap();
+        let engine = Arc::new(Self::open(&bank, &clock, &folder));
         Self {
             bank,
             clock,
-            engine: Arc::new(engine),
-            _folder: folder,
+            engine,
+            folder,
         }
+    }
+
+    fn open(bank: &Arc<Bank>, clock: &ManualClock, folder: &tempfile::TempDir) -> Engine {
+        let builder = Engine::builder().clock(clock.clone());
+        let builder = builder.outcomes_in::<Payment>(Arc::clone(bank));
+        builder.open(folder.path().join("engine")).unwrap()
+    }
+
+    /// A second attempt at the key whose completion is under way and waits for the database, and nobody for it.
+    fn dropped_completion(&self) -> Arc<Semaphore> {
+        drop(granted(&self.engine, "key"));
+        self.clock.advance(LEASE);
+        let late = granted(&self.engine, "key");
+        let gate = Arc::new(Semaphore::new(0));
+        *self.bank.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        let completion = late.complete_async(Reply::new(201, "late"));
+        assert!(completion.now_or_never().is_none());
+        in_flight(&self.engine, "key");
+        gate
     }
 }
 
@@ -190,23 +208,34 @@ fn an_outcome_that_has_ended_is_kept_until_it_has_settled_its_key() {
 #[test]
 fn a_later_attempts_completion_that_is_dropped_while_it_asks_the_database_goes_on() {
     let bench = Bench::new();
-    drop(granted(&bench.engine, "key"));
-    bench.clock.advance(LEASE);
-    let late = granted(&bench.engine, "key");
-    let gate = Arc::new(Semaphore::new(0));
-    *bench.bank.gate.lock().unwrap() = Some(Arc::clone(&gate));
-    let completion = late.complete_async(Reply::new(201, "late"));
-    assert!(completion.now_or_never().is_none());
-    in_flight(&bench.engine, "key");
-    gate.add_permits(1);
+    bench.dropped_completion().add_permits(1);
     let is_completed = || {
         let entry = bench.engine.lookup(&key("key")).unwrap().unwrap();
         matches!(entry.state, EntryState::Completed { .. })
     };
     while !is_completed() {
-        std::thread::yield_now();
+        thread::yield_now();
     }
     assert_eq!(replayed(&bench.engine, "key").body(), "late");
+}
+
+#[test]
+fn a_close_waits_for_a_completion_that_asks_the_database() {
+    let bench = Bench::new();
+    let gate = bench.dropped_completion();
+    let closing = Engine::clone(&bench.engine);
+    let closing = thread::spawn(move || closing.close());
+    let is_closing = || {
+        let refused = bench.engine.forget(&key("another")).err();
+        refused.is_some_and(|error| error.kind() == ErrorKind::Closed)
+    };
+    while !is_closing() {
+        thread::yield_now();
+    }
+    gate.add_permits(1);
+    closing.join().unwrap().unwrap();
+    let engine = Bench::open(&bench.bank, &bench.clock, &bench.folder);
+    assert_eq!(replayed(&engine, "key").body(), "late");
 }
 
 #[test]

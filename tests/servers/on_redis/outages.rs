@@ -147,3 +147,17 @@ fn a_full_server_refuses_new_keys_at_once() {
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     completed(&engine, "new");
 }
+
+#[test]
+fn while_replicas_are_missing_retries_are_answered_and_new_keys_refused() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let engine = engine(hasty(&server.url()));
+    completed(&engine, "before");
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert!(is_replayed(&engine, "before"));
+    fails_closed(&engine, "new");
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    recovers(&engine, "another");
+}
