@@ -20,6 +20,7 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    is_outcome_unknown: bool,
 }
 
 /// What sort of failure an [`Error`] is.
@@ -57,10 +58,14 @@ pub enum ErrorKind {
     Corrupt,
     /// The operating system refused a read, a write or a sync.
     Io,
-    /// The store failed and makes no grants. After an error of the disk it tries again and again to go on by itself;
-    /// after a panic in one of its threads it has to be opened anew. Or a server that keeps the records, or the outcomes, doesn't answer or
-    /// refuses. The message says which, and the error's source what the system or the server said.
+    /// The store can't answer now, and makes no grants: after an error of the disk it tries again and
+    /// again to go on by itself, or a server that keeps the records, or the outcomes, doesn't answer or
+    /// refuses. It passes; the same call may succeed later. The message says which it is, and the
+    /// error's source what the system or the server said.
     Unavailable,
+    /// The store has failed for good, after a panic in one of its threads, say: it makes no grants until
+    /// the engine is closed and opened again. The message says why.
+    Failed,
     /// The engine was closed.
     Closed,
     /// A value could not be turned into a reply's body, or a body into a value.
@@ -73,6 +78,7 @@ impl Error {
             kind,
             message: message.into(),
             source: None,
+            is_outcome_unknown: false,
         }))
     }
 
@@ -85,7 +91,14 @@ impl Error {
             kind,
             message: message.into(),
             source: Some(source.into()),
+            is_outcome_unknown: false,
         }))
+    }
+
+    /// The same error, of a change that may have been made.
+    pub(crate) fn of_unknown_outcome(mut self) -> Self {
+        self.0.is_outcome_unknown = true;
+        self
     }
 
     /// The same error with the folder that it is about in front of its message.
@@ -106,17 +119,32 @@ impl Error {
         self.0.kind
     }
 
-    /// Whether the same call may succeed later without anything else being changed: the queue was
-    /// full, the keys were at their limit, another engine holds the folder, or an attempt is running.
+    /// Whether the same call may succeed later without anything else being changed: the store can't
+    /// answer now, the queue was full, the keys were at their limit, another engine holds the folder, or
+    /// an attempt is running. Not after [`ErrorKind::Failed`]: that lasts until the engine is opened again.
+    ///
+    /// An error of the disk under a change is one, too: the store goes on by itself once it can.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self.kind(),
-            ErrorKind::Overloaded
-                | ErrorKind::Full
-                | ErrorKind::ScopeFull
-                | ErrorKind::Locked
-                | ErrorKind::InFlight
-        )
+        let is_of_change = self.kind() == ErrorKind::Io && self.is_outcome_unknown();
+        is_of_change
+            || matches!(
+                self.kind(),
+                ErrorKind::Unavailable
+                    | ErrorKind::Overloaded
+                    | ErrorKind::Full
+                    | ErrorKind::ScopeFull
+                    | ErrorKind::Locked
+                    | ErrorKind::InFlight
+            )
+    }
+
+    /// Whether the change that was asked for may have been made all the same, or may still be: its
+    /// answer got lost, or the disk failed under it. If not, nothing was changed.
+    ///
+    /// Calling again is safe: `complete`, `renew` and `release` can be repeated with the guard that comes
+    /// back in the error, and the grant of a begin whose outcome is unknown is released by the engine.
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.0.is_outcome_unknown
     }
 }
 

@@ -18,7 +18,7 @@ use crate::limits::Terms;
 use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
-use crate::store::{Answer, Glance, Reads, Request, Seen, Store, unavailable};
+use crate::store::{Answer, Glance, Reads, Request, Seen, Store, failed};
 use crate::sync::Mutex;
 use crate::sync::thread::JoinHandle;
 
@@ -253,7 +253,7 @@ impl Core {
     /// Why the store answered nothing: it is closed, or its thread is ending by a panic that isn't noted yet.
     fn gone(&self) -> Error {
         let reason = self.store.condition().err();
-        reason.unwrap_or_else(|| unavailable("its thread panicked"))
+        reason.unwrap_or_else(|| failed("its thread panicked"))
     }
 
     /// Refuses new work, finishes what is queued, ends the threads and wakes every waiter.

@@ -74,7 +74,7 @@ pub(super) async fn in_new_thread<T: Send + 'static>(
 
 fn no_result() -> Error {
     Error::new(
-        ErrorKind::Unavailable,
+        ErrorKind::Failed,
         "the thread that did the work panicked and has no result",
     )
 }

@@ -265,9 +265,9 @@ pub(crate) struct Figures {
 }
 
 /// The answer to a write that found the store failed.
-pub(crate) fn unavailable(reason: &str) -> Error {
+pub(crate) fn failed(reason: &str) -> Error {
     Error::new(
-        ErrorKind::Unavailable,
+        ErrorKind::Failed,
         format!(
             "the store failed earlier ({reason}) and grants nothing until the engine is closed and \
              opened again"

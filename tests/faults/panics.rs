@@ -82,7 +82,7 @@ fn caller(
                 }
                 // A failure of the disk comes before some of the panics.
                 Err(error) => assert!(
-                    [ErrorKind::Io, ErrorKind::Unavailable].contains(&error),
+                    [ErrorKind::Io, ErrorKind::Unavailable, ErrorKind::Failed].contains(&error),
                     "{error:?}"
                 ),
             }
@@ -167,22 +167,14 @@ fn panic_under_load(step: &str, nth: usize) -> Option<Duration> {
     assert!(slowest < HANGS_AFTER, "{case}: a call took {slowest:?}");
     if has_panicked && OF_THE_WRITER.contains(&step) {
         // Everybody is told, and nothing is granted.
-        assert_eq!(
-            waiter.join().unwrap(),
-            Some(ErrorKind::Unavailable),
-            "{case}"
-        );
+        assert_eq!(waiter.join().unwrap(), Some(ErrorKind::Failed), "{case}");
         slowest = slowest.max(panicked.elapsed());
         assert!(
             told.iter()
-                .all(|told| told.error.is_none_or(|kind| kind == ErrorKind::Unavailable))
+                .all(|told| told.error.is_none_or(|kind| kind == ErrorKind::Failed))
         );
         let new = Key::new("tenant", "new").unwrap();
-        assert_eq!(
-            complete(&engine, &new),
-            Err(ErrorKind::Unavailable),
-            "{case}"
-        );
+        assert_eq!(complete(&engine, &new), Err(ErrorKind::Failed), "{case}");
         assert!(!engine.health().is_ready(), "{case}");
         drop(engine.close());
     } else {

@@ -1,7 +1,7 @@
 //! Whether the store can answer.
 
 use crate::error::{Error, Result};
-use crate::store::{interrupted, unavailable};
+use crate::store::{failed, interrupted};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
@@ -26,7 +26,7 @@ impl Condition {
             OPEN => Ok(()),
             CLOSED => Err(Error::closed()),
             INTERRUPTED => Err(interrupted(&self.reason())),
-            _ => Err(unavailable(&self.reason())),
+            _ => Err(failed(&self.reason())),
         }
     }
 

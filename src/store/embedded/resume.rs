@@ -37,10 +37,11 @@ impl Writer {
         shared.condition.interrupt(&with_causes(error));
         self.step(Step::Interrupted);
         for (answer, _) in self.batch.answers.drain(..) {
-            answer.send(Err(Error::new(
+            let unclear = Error::new(
                 ErrorKind::Io,
                 format!("whether this took effect is unclear, because the disk failed: {error}"),
-            )));
+            );
+            answer.send(Err(unclear.of_unknown_outcome()));
         }
         for done in self.batch.dones.drain(..) {
             drop(done.send(Err(interrupted("the disk failed"))));

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
 use crate::record::{Record, Stored};
-use crate::store::{Swept, unavailable};
+use crate::store::{Swept, failed};
 use crate::sync::bounded;
 
 /// How many records, and about how many bytes, are carried forward in one commit.
@@ -220,7 +220,7 @@ impl Shared {
     /// Why the writer doesn't answer.
     fn gone(&self) -> Error {
         let reason = self.condition.check().err();
-        reason.unwrap_or_else(|| unavailable("its thread panicked"))
+        reason.unwrap_or_else(|| failed("its thread panicked"))
     }
 
     /// The attempts of all keys, for listing.

@@ -114,4 +114,5 @@ fn unknown_outcome(cause: Box<dyn std::error::Error + Send + Sync>) -> Error {
          made again",
         cause,
     )
+    .of_unknown_outcome()
 }
