@@ -36,6 +36,14 @@ pub(crate) enum Mutant {
     KeepsSuperseded,
     /// An entry counts as there before the index knows it.
     CountsFirst,
+    /// A layer stops renewing a lease at the first error.
+    StopsRenewing,
+    /// A guard's lease on a register ends by the server's clock as it was at open.
+    LeaseByServersClock,
+    /// The digests of a register come from its first cell, which may be lost.
+    FirstCellMakesSecret,
+    /// A completion is given up that the store couldn't take at once.
+    CompletionGivenUp,
 }
 
 #[cfg(any(onceward_faults, onceward_shuttle))]

@@ -1,8 +1,8 @@
 //! The secret of a store, and what is keyed with it: digests of keys, and fingerprints at rest.
 
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, OnceLock};
 
 use crate::fingerprint::{Fingerprint, Part};
 use crate::key::Key;
@@ -29,6 +29,12 @@ impl Secret {
             for_scopes: blake3::derive_key("onceward 2026 scopes of credentials", material),
             check: blake3::derive_key("onceward 2025 secret check value", material),
         }
+    }
+
+    /// The one of all registers without a pepper: nodes agree on every key, whatever their server has lost.
+    #[cfg(any(test, feature = "register"))]
+    pub(crate) fn public() -> Self {
+        Self::derive(b"onceward 2026 digests of registers without a pepper")
     }
 
     /// Random bytes for a secret of the store's own.
@@ -134,26 +140,65 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes digests by taking 8 of their bytes: they are uniform already, and nobody without the
-/// secret can choose them.
-#[derive(Default)]
-pub(crate) struct DigestHasher(u64);
+/// Hashes digests with a key that is random per process: they are uniform already, but where the secret isn't one,
+/// anybody could choose keys whose digests fall into one place.
+pub(crate) struct DigestHasher {
+    keys: [u64; 2],
+    hash: u64,
+}
 
-pub(crate) type BuildDigestHasher = BuildHasherDefault<DigestHasher>;
+/// Makes hashers with this process's key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BuildDigestHasher {
+    keys: [u64; 2],
+}
+
+impl Default for BuildDigestHasher {
+    fn default() -> Self {
+        static KEYS: OnceLock<[u64; 2]> = OnceLock::new();
+        // Odd, so that no bit of a digest is multiplied away.
+        let random = |number: u64| RandomState::new().hash_one(number) | 1;
+        let keys = *KEYS.get_or_init(|| [random(0), random(1)]);
+        Self { keys }
+    }
+}
+
+impl BuildHasher for BuildDigestHasher {
+    type Hasher = DigestHasher;
+
+    fn build_hasher(&self) -> DigestHasher {
+        DigestHasher {
+            keys: self.keys,
+            hash: 0,
+        }
+    }
+}
+
+impl DigestHasher {
+    /// Both halves of a product of 128 bits.
+    fn fold(one: u64, other: u64) -> u64 {
+        let product = u128::from(one) * u128::from(other);
+        (product as u64) ^ ((product >> 64) as u64)
+    }
+}
 
 impl Hasher for DigestHasher {
     fn finish(&self) -> u64 {
-        self.0
+        self.hash
     }
 
     fn write(&mut self, bytes: &[u8]) {
         let first: [u8; 8] = *bytes.first_chunk().unwrap_or(&[0; 8]);
-        self.0 = u64::from_le_bytes(first);
+        self.write_u64(u64::from_le_bytes(first));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.hash = Self::fold(number ^ self.keys[0], self.keys[1]);
     }
 
     fn write_u128(&mut self, digest: u128) {
-        // The other end of the digest than the one that picks an index's shard.
-        self.0 = (digest >> 64) as u64;
+        let (low, high) = (digest as u64, (digest >> 64) as u64);
+        self.hash = Self::fold(low ^ self.keys[0], high ^ self.keys[1]);
     }
 
     fn write_usize(&mut self, _length: usize) {}

@@ -1,13 +1,18 @@
 //! Where time comes from: two readings, one time line made of them, and a timer on it.
 
+mod backoff;
 mod manual;
+mod sleep;
 mod timeline;
 mod timer;
 
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+pub(crate) use backoff::Backoff;
 pub use manual::ManualClock;
+#[cfg(any(feature = "tower", feature = "actix"))]
+pub(crate) use sleep::Sleep;
 pub(crate) use timeline::{Timeline, Timestamp};
 pub(crate) use timer::{Timer, TimerId};
 
@@ -19,7 +24,8 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// The time of day, which may be stepped by an operator or by NTP.
     fn wall(&self) -> SystemTime;
 
-    /// The time since some fixed moment in this process; never less than an earlier reading.
+    /// The time since some fixed moment in this process; never less than an earlier reading. It should go on while the
+    /// machine is suspended: leases elsewhere do.
     fn monotonic(&self) -> Duration;
 
     /// Registers what has to be called whenever the monotonic reading moved by other means than time
@@ -44,17 +50,44 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
 }
 
 /// The operating system's clocks.
+///
+/// On Linux the monotonic reading goes on while the machine is suspended (`CLOCK_BOOTTIME`). Elsewhere, and
+/// while a virtual machine is paused from outside, it may stand still: a node then takes a lease to run for longer than it does.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
-    start: Instant,
+    start: Reading,
+}
+
+#[cfg(target_os = "linux")]
+type Reading = Duration;
+#[cfg(not(target_os = "linux"))]
+type Reading = std::time::Instant;
+
+#[cfg(target_os = "linux")]
+fn reading() -> Reading {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.try_into().unwrap_or_default()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reading() -> Reading {
+    std::time::Instant::now()
+}
+
+#[cfg(target_os = "linux")]
+fn passed(since: Reading) -> Duration {
+    reading().saturating_sub(since)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn passed(since: Reading) -> Duration {
+    since.elapsed()
 }
 
 impl SystemClock {
     /// A clock whose monotonic reading starts now.
     pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: reading() }
     }
 }
 
@@ -70,6 +103,6 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        passed(self.start)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Timeline, Timestamp};
 use crate::sync::thread::{self, JoinHandle};
@@ -11,9 +12,13 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 
 type Action = Box<dyn FnOnce() + Send>;
 
+/// While a machine is suspended, a sleep doesn't go on, and the time line does: so much later it is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
 /// Runs actions on the engine's time line, in the thread `onceward-timer`.
 ///
-/// Nothing is polled: the thread sleeps until the earliest moment, or until an earlier one is added.
+/// The thread sleeps until the earliest moment, or until an earlier one is added, but for no longer than
+/// [`LONGEST_SLEEP`].
 /// A [`ManualClock`](super::ManualClock) wakes it whenever it is moved.
 #[derive(Clone)]
 pub(crate) struct Timer {
@@ -116,7 +121,8 @@ impl Shared {
             let now = self.timeline.now();
             if when > now {
                 state.looks_at = when;
-                self.changed.wait_for(&mut state, when.since(now));
+                let sleep = when.since(now).min(LONGEST_SLEEP);
+                self.changed.wait_for(&mut state, sleep);
                 continue;
             }
             let (_, action) = state.actions.pop_first().expect("it was just seen");
@@ -136,11 +142,9 @@ impl fmt::Debug for Timer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-    use std::time::Duration;
-
     use super::super::ManualClock;
     use super::*;
+    use std::sync::mpsc;
 
     fn timer() -> (ManualClock, Timeline, Timer, JoinHandle<()>) {
         let clock = ManualClock::new();

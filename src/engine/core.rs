@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::guard::Guard;
+use super::lease::Lease;
 use super::offload::Offload;
 use super::reconcile::{Reconciled, Reconciler};
 use super::sweeper::Sweeper;
 use super::waiters::Waiters;
-use crate::clock::{Timeline, Timer};
-use crate::decision::{Command, Holder, Limit, Verdict};
+use crate::clock::{Timeline, Timer, Timestamp};
+use crate::decision::{Command, Grant, Holder, Limit, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
@@ -99,9 +100,43 @@ impl Core {
             .await?
         {
             Approach::Settled(verdict) => verdict,
-            Approach::Open(command, seen) => self.submit(key, digest, command, seen).await?,
+            Approach::Open(command, seen) => {
+                return self.decided((key, digest), command, seen, terms).await;
+            }
         };
-        self.outcome(key, digest, terms, verdict)
+        self.outcome(verdict)
+    }
+
+    /// Has the store decide a begin.
+    pub(super) async fn decided(
+        self: &Arc<Self>,
+        (key, digest): (&Key, Digest),
+        command: Command,
+        seen: Seen,
+        terms: Terms,
+    ) -> Result<Outcome> {
+        let sent = self.timeline.now();
+        let verdict = match self.submit(key, digest, command, seen).await? {
+            Verdict::Proceed(grant) => {
+                // No await before somebody has it: a grant that is dropped here would reach nobody.
+                let lease = self.lease((key, digest), terms, (&grant, sent));
+                return match lease.has_half() {
+                    true => Ok(Outcome::Proceed(Guard::new(lease))),
+                    false => Unseen::new(lease).with_half().await,
+                };
+            }
+            other => other,
+        };
+        self.outcome(verdict)
+    }
+
+    fn lease(
+        self: &Arc<Self>,
+        (key, digest): (&Key, Digest),
+        terms: Terms,
+        granted: (&Grant, Timestamp),
+    ) -> Lease {
+        Lease::new(Arc::clone(self), key.clone(), digest, terms, granted)
     }
 
     /// Looks at what is published. The parts of a fingerprint are sealed only where more than the whole is
@@ -173,13 +208,8 @@ impl Core {
         })
     }
 
-    pub(super) fn outcome(
-        self: &Arc<Self>,
-        key: &Key,
-        digest: Digest,
-        terms: Terms,
-        verdict: Verdict,
-    ) -> Result<Outcome> {
+    /// What a verdict is to the caller, if it grants nothing.
+    pub(super) fn outcome(&self, verdict: Verdict) -> Result<Outcome> {
         match verdict {
             Verdict::Replay(reply) => Ok(Outcome::Replay(reply)),
             Verdict::Conflict(conflict) => Ok(Outcome::Conflict(conflict)),
@@ -188,13 +218,6 @@ impl Core {
                 in_flight.is_held &= self.on_abandon == OnAbandon::Hold;
                 Ok(Outcome::InFlight(in_flight))
             }
-            Verdict::Proceed(grant) => Ok(Outcome::Proceed(Guard::new(
-                Arc::clone(self),
-                key.clone(),
-                digest,
-                terms,
-                grant,
-            ))),
             Verdict::Full(limit) => Err(self.refused(limit)),
             other => unreachable!("begin is never answered with {other:?}"),
         }
@@ -275,6 +298,38 @@ impl Core {
             drop(thread.join());
         }
         result
+    }
+}
+
+/// A grant that nobody has yet. Dropped, it is released: no handler has run.
+struct Unseen(Option<Lease>);
+
+impl Unseen {
+    fn new(lease: Lease) -> Self {
+        Self(Some(lease))
+    }
+
+    /// Renews it, once, and hands it out if half of its lease is left then.
+    async fn with_half(mut self) -> Result<Outcome> {
+        let lease = self.0.as_ref().expect("it is there until it is handed out");
+        let renewed = lease.renew().await;
+        if renewed.is_ok() && lease.has_half() {
+            let lease = self.0.take().expect("it was just there");
+            return Ok(Outcome::Proceed(Guard::new(lease)));
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "the store took so long that less than half of the grant's lease was left, and a renewal didn't help; the grant \
+             is released: see to the store, or set a longer lease",
+        ))
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        if let Some(lease) = self.0.take() {
+            lease.release_unseen();
+        }
     }
 }
 

@@ -1,20 +1,19 @@
 //! The right to run one attempt, and the duty to settle it.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use super::core::{Core, lease_lost};
-use crate::clock::Timestamp;
-use crate::decision::{Command, Grant, Verdict};
+use super::core::Core;
+use super::lease::Lease;
+use crate::decision::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::limits::{MAX_REPLY_HEADERS, Terms};
+use crate::limits::MAX_REPLY_HEADERS;
 use crate::observe::{self, Ending};
 use crate::reply::Reply;
-use crate::secret::Digest;
-use crate::store::Seen;
 use crate::sync::block_on;
 
 /// The right to run a request's handler, once, until the lease ends.
@@ -27,34 +26,26 @@ use crate::sync::block_on;
 /// [`ErrorKind::Closed`], the guard and the reply come back inside the error, and the lease stands.
 #[must_use = "a guard that is dropped leaves its key taken until the lease ends"]
 pub struct Guard {
-    pub(super) core: Arc<Core>,
-    pub(super) key: Key,
-    pub(super) digest: Digest,
-    terms: Terms,
-    grant: Grant,
+    pub(super) lease: Arc<Lease>,
 }
 
 impl Guard {
-    pub(super) fn new(
-        core: Arc<Core>,
-        key: Key,
-        digest: Digest,
-        terms: Terms,
-        grant: Grant,
-    ) -> Self {
+    pub(super) fn new(lease: Lease) -> Self {
         Self {
-            core,
-            key,
-            digest,
-            terms,
-            grant,
+            lease: Arc::new(lease),
         }
+    }
+
+    /// The lease, for those who renew it beside the handler.
+    #[cfg(any(feature = "tower", feature = "actix"))]
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
     }
 
     /// Which attempt at the key this is, counted from 1. More than 1 means that an earlier attempt was
     /// abandoned and may have had its effect.
     pub fn attempt(&self) -> u32 {
-        self.grant.attempt
+        self.lease.attempt
     }
 
     /// The fencing token: unique within the store, rising, kept on the disk, never used again. Hand it
@@ -63,22 +54,34 @@ impl Guard {
     /// On a register, which several nodes share, this holds for the tokens of one key: two keys that are granted in the same
     /// millisecond can have the same one, by a rare chance, or the later one a lower token.
     pub fn token(&self) -> u64 {
-        self.grant.token
+        self.lease.token
     }
 
     /// The key that is held.
     pub fn key(&self) -> &Key {
-        &self.key
+        &self.lease.key
     }
 
-    /// When the lease ends unless it is renewed, on the engine's clock.
+    /// When the lease ends unless it is renewed, on the store's clock: for a register, its server's.
     pub fn lease_until(&self) -> SystemTime {
-        self.grant.lease_until.to_system_time()
+        self.lease.store_until().to_system_time()
     }
 
-    /// What is left of the lease, zero once it is over.
+    /// What is left of the lease, zero once it is over or another attempt was found to have taken the key.
+    ///
+    /// It is counted on this machine's clock from when the grant, or the last renewal, was asked for, so that it
+    /// ends no later than the lease in the store does.
     pub fn lease_left(&self) -> Duration {
-        self.grant.lease_until.since(self.core.timeline.now())
+        self.lease.left()
+    }
+
+    /// Ends once this guard can't rely on its lease: it is over by [`lease_left`](Guard::lease_left), or a call with the
+    /// guard was told that the key has another holder, or the engine was closed.
+    ///
+    /// A handler that must not run beside another one stops then. Over is not yet taken: until somebody takes the key,
+    /// a [renewal](Guard::renew) still works, and a future that is made after it waits for the new end.
+    pub fn lease_lost(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        Arc::clone(&self.lease).lost()
     }
 
     /// Keeps the reply for every retry inside the retention, and ends the attempt.
@@ -114,7 +117,7 @@ impl Guard {
         };
         let result = observe::in_complete(self.keep(&reply), ending).await;
         if result.is_ok() {
-            self.core.meters.ended(Ending::Completed { attempt });
+            self.lease.core.meters.ended(Ending::Completed { attempt });
         }
         result.map_err(|error| CompleteError(Box::new((self, reply, error))))
     }
@@ -140,11 +143,11 @@ impl Guard {
     /// As [`release`](Guard::release).
     pub async fn release_async(self) -> Result<(), ReleaseError> {
         let command = Command::Release {
-            token: self.grant.token,
+            token: self.lease.token,
         };
-        match self.settle(command).await {
+        match self.lease.settle(command).await {
             Ok(_) => {
-                self.core.meters.released();
+                self.lease.core.meters.released();
                 Ok(())
             }
             Err(error) => Err(ReleaseError(Box::new((self, error)))),
@@ -173,61 +176,40 @@ impl Guard {
     ///
     /// As [`renew`](Guard::renew).
     pub async fn renew_async(&mut self) -> Result<()> {
-        let command = Command::Renew {
-            token: self.grant.token,
-            lease: self.terms.lease,
-        };
-        if let Some(lease_until) = self.settle(command).await? {
-            self.grant.lease_until = lease_until;
-        }
-        Ok(())
+        self.lease.renew().await
     }
 
     async fn keep(&self, reply: &Reply) -> Result<()> {
         self.check_size(reply)?;
         let completion = self.completion(reply);
-        let Some(reconciler) = self.core.reconciler.as_ref().filter(|_| self.attempt() > 1) else {
-            return self.settle(completion).await.map(drop);
+        let reconciler = self.lease.core.reconciler.as_ref();
+        let Some(reconciler) = reconciler.filter(|_| self.attempt() > 1) else {
+            return self.lease.settle(completion).await.map(drop);
         };
-        let of_key = (&self.key, self.digest);
+        let of_key = (&self.lease.key, self.lease.digest);
         let of_attempt = (self.token(), reply);
         let verdict = reconciler.complete_after(of_key, of_attempt, completion);
-        settled(verdict.await?).map(drop)
+        self.lease.settled(verdict.await?).map(drop)
     }
 
     pub(super) fn completion(&self, reply: &Reply) -> Command {
         Command::Complete {
-            token: self.grant.token,
+            token: self.lease.token,
             reply: reply.clone(),
-            retention: self.terms.retention,
+            retention: self.lease.terms.retention,
         }
-    }
-
-    /// Has the store decide; gives the new end of the lease if there is one.
-    async fn settle(&self, command: Command) -> Result<Option<Timestamp>> {
-        let verdict = self
-            .core
-            .submit(&self.key, self.digest, command, Seen::default())
-            .await?;
-        settled(verdict)
     }
 
     pub(super) fn check_size(&self, reply: &Reply) -> Result<()> {
-        let check = self.core.check_reply(reply);
+        let check = self.lease.core.check_reply(reply);
         if check.is_err() {
-            self.core.refused.oversize.fetch_add(1, Ordering::Relaxed);
+            self.lease
+                .core
+                .refused
+                .oversize
+                .fetch_add(1, Ordering::Relaxed);
         }
         check
-    }
-}
-
-/// The new end of the lease, if there is one.
-fn settled(verdict: Verdict) -> Result<Option<Timestamp>> {
-    match verdict {
-        Verdict::Done => Ok(None),
-        Verdict::Renewed { lease_until } => Ok(Some(lease_until)),
-        Verdict::LeaseLost(holder) => Err(lease_lost(holder)),
-        other => unreachable!("a guard is never answered with {other:?}"),
     }
 }
 

@@ -1,22 +1,17 @@
 //! What a layer needs of the engine beyond what everybody calls.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-
-use futures_channel::oneshot;
 
 use super::Engine;
 use super::core::{Approach, Core};
-use crate::clock::{Timer, TimerId, Timestamp};
+use crate::clock::{Sleep, Timestamp};
 use crate::decision::Command;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
-use crate::observe::Ending;
+use crate::observe::{Ending, Meters};
 use crate::outcome::Outcome;
 use crate::secret::Digest;
 use crate::store::{Glance, Reads, Seen};
@@ -48,7 +43,7 @@ impl Engine {
             .inspect_err(|_| core.meters.ended(Ending::Error))?;
         match approach {
             Approach::Settled(verdict) => {
-                let outcome = async { core.outcome(key, digest, terms, verdict) };
+                let outcome = async { core.outcome(verdict) };
                 Ok(Approached::Settled(core.observed(outcome).await?))
             }
             Approach::Open(command, seen) => Ok(Approached::Open(Opening {
@@ -62,6 +57,11 @@ impl Engine {
         }
     }
 
+    /// The engine's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.core.timeline.now()
+    }
+
     /// The moment that lies `duration` ahead on the engine's clock.
     pub(crate) fn moment_in(&self, duration: Duration) -> Timestamp {
         self.core.timeline.now().plus(duration)
@@ -69,12 +69,12 @@ impl Engine {
 
     /// Ends at `when`, or at once when the engine closes.
     pub(crate) fn sleep_until(&self, when: Timestamp) -> Sleep {
-        let (sender, done) = oneshot::channel();
-        let timer = self.core.timer.clone();
-        let id = timer.schedule(when, move || {
-            let _is_waited_for = sender.send(());
-        });
-        Sleep { timer, id, done }
+        self.core.timer.sleep_until(when)
+    }
+
+    /// The engine's metrics.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.core.meters
     }
 }
 
@@ -106,7 +106,7 @@ impl Opening {
         };
         match glance.await? {
             Glance::Decided(verdict) => {
-                let outcome = async { core.outcome(&self.key, self.digest, self.terms, verdict) };
+                let outcome = async { core.outcome(verdict) };
                 core.observed(outcome).await.map(Some)
             }
             Glance::Read | Glance::Write(_) => Ok(None),
@@ -121,32 +121,9 @@ impl Opening {
     }
 
     async fn begin_once(self) -> Result<Outcome> {
-        let core = &self.core;
-        let verdict = core
-            .submit(&self.key, self.digest, self.command, self.seen)
-            .await?;
-        core.outcome(&self.key, self.digest, self.terms, verdict)
-    }
-}
-
-/// The future of [`Engine::sleep_until`]; dropping it takes it off the timer.
-#[derive(Debug)]
-pub(crate) struct Sleep {
-    timer: Timer,
-    id: TimerId,
-    done: oneshot::Receiver<()>,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.done).poll(context).map(drop)
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        self.timer.cancel(self.id);
+        let of_key = (&self.key, self.digest);
+        self.core
+            .decided(of_key, self.command, self.seen, self.terms)
+            .await
     }
 }

@@ -112,7 +112,8 @@ impl Builder {
             ));
         }
         let meters = Meters::new(&self.name);
-        let connected = connect(register, self.pepper.clone(), Arc::clone(&self.clock))?;
+        let (pepper, clock) = (self.pepper.clone(), Arc::clone(&self.clock));
+        let connected = connect(register, pepper, clock, self.terms.lease)?;
         let timeline = connected.timeline().clone();
         let caching = Caching {
             bytes: self.replay_cache_bytes,

@@ -6,11 +6,11 @@ use super::Engine;
 use super::core::{Core, running};
 use super::offload::in_new_thread;
 use super::stats::{Health, Stats, Sweep};
-use crate::decision::{self, Command, Verdict};
+use crate::decision::{Command, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::outcome::{Entry, EntryState, Resolution};
-use crate::record::{Record, Stored};
+use crate::outcome::{Entry, EntryState, OnAbandon, Resolution};
+use crate::record::{InFlightRecord, Record, Stored};
 use crate::store::{Reads, Seen};
 use crate::sync::block_on;
 
@@ -124,15 +124,13 @@ impl Engine {
     /// [`ErrorKind::Unavailable`] or [`ErrorKind::Closed`] if the store can't answer.
     pub fn held(&self) -> Result<Vec<Entry>> {
         self.core.store.condition()?;
-        let now = self.core.timeline.now();
-        let on_abandon = self.core.on_abandon;
         let mut held: Vec<Entry> = self
             .core
             .store
             .in_flight()?
             .iter()
             .filter(|stored| match &stored.record {
-                Record::InFlight(attempt) => decision::is_held(attempt, now, on_abandon),
+                Record::InFlight(attempt) => self.core.is_held(attempt),
                 Record::Completed(_) => false,
             })
             .map(|stored| self.core.entry(stored))
@@ -233,15 +231,19 @@ impl Core {
         self.submit(key, digest, command, Seen::default()).await
     }
 
+    /// Whether an operator has to decide about the attempt, by this node's reckoning of the store's time.
+    fn is_held(&self, attempt: &InFlightRecord) -> bool {
+        let ended = self.store.local(attempt.lease_until) <= self.timeline.now();
+        self.on_abandon == OnAbandon::Hold && ended
+    }
+
     pub(super) fn entry(&self, stored: &Stored) -> Entry {
         let (attempt, token, state) = match &stored.record {
             Record::InFlight(record) => {
-                let now = self.timeline.now();
-                let is_held = decision::is_held(record, now, self.on_abandon);
                 let state = EntryState::InFlight {
                     started_at: record.started_at.to_system_time(),
                     lease_until: record.lease_until.to_system_time(),
-                    is_held,
+                    is_held: self.is_held(record),
                 };
                 (record.attempt, record.token, state)
             }

@@ -67,7 +67,7 @@ impl Guard {
 
     async fn write_in<T: Transaction>(&self, transaction: &T, reply: &Reply) -> Result<()> {
         self.check_size(reply)?;
-        let core = &self.core;
+        let core = &self.lease.core;
         let database = match &core.reconciler {
             Some(reconciler) => Some(reconciler.outcomes.database()),
             None => core.store.database(),
@@ -92,12 +92,12 @@ impl Guard {
 
     /// What is to be there once the transaction has committed.
     async fn row(&self, reply: &Reply) -> Result<Draft> {
-        if self.core.reconciler.is_some() {
+        if self.lease.core.reconciler.is_some() {
             return self.outcome_row(reply);
         }
-        let drafted = self.core.store.draft(Request {
-            key: self.key.clone(),
-            digest: self.digest,
+        let drafted = self.lease.core.store.draft(Request {
+            key: self.lease.key.clone(),
+            digest: self.lease.digest,
             command: self.completion(reply),
             seen: Seen::default(),
         });
@@ -107,7 +107,7 @@ impl Guard {
     /// One that can replace nothing.
     fn doomed_row(&self) -> OutcomeRow {
         OutcomeRow {
-            id: RecordId(self.digest),
+            id: RecordId(self.lease.digest),
             replaces: Replaces::Version(NO_VERSION),
             mark: None,
             value: Value {
@@ -119,8 +119,8 @@ impl Guard {
     }
 
     fn outcome_row(&self, reply: &Reply) -> Result<Draft> {
-        let now = self.core.timeline.now();
-        let stored = self.core.store.load(&self.digest)?;
+        let now = self.lease.core.timeline.now();
+        let stored = self.lease.core.store.load(&self.lease.digest)?;
         let context = Context {
             now,
             next_token: 0,
@@ -136,11 +136,12 @@ impl Guard {
         };
         let (token, expires_at) = (record.token, record.expires_at);
         let stored = Stored {
-            digest: self.digest,
+            digest: self.lease.digest,
             key: None,
             record: Record::Completed(record),
         };
         let mark = self
+            .lease
             .core
             .reconciler
             .as_ref()
@@ -150,11 +151,11 @@ impl Guard {
 
     /// Another attempt's outcome is there: retries get that.
     async fn superseded(&self) -> Error {
-        let Some(reconciler) = &self.core.reconciler else {
+        let Some(reconciler) = &self.lease.core.reconciler else {
             return self.superseded_on_register().await;
         };
         match reconciler
-            .give_way(&self.key, self.digest, self.token())
+            .give_way(&self.lease.key, self.lease.digest, self.token())
             .await
         {
             Ok(true) => first_was_another(),
@@ -171,9 +172,9 @@ impl Guard {
 impl Guard {
     /// The row wasn't as it was known here.
     async fn superseded_on_register(&self) -> Error {
-        let store = &self.core.store;
-        store.mistaken(&self.digest);
-        let Some(asked) = store.ask_for(&self.digest) else {
+        let store = &self.lease.core.store;
+        store.mistaken(&self.lease.digest);
+        let Some(asked) = store.ask_for(&self.lease.digest) else {
             return other_database();
         };
         match asked.await {
@@ -229,7 +230,7 @@ impl Uncommitted {
         let result = observe::in_complete(guard.confirmed(&reply), ending).await;
         match result {
             Ok(()) => {
-                guard.core.meters.ended(Ending::Completed { attempt });
+                guard.lease.core.meters.ended(Ending::Completed { attempt });
                 Ok(())
             }
             Err(error) => Err(CompleteError::new(guard, reply, error)),
@@ -260,13 +261,17 @@ impl Guard {
                 "the transaction hasn't committed, or the key was forgotten since: nothing is confirmed",
             )
         };
-        let Some(reconciler) = &self.core.reconciler else {
-            let confirmed = self.core.store.confirmed(&self.digest, self.token());
+        let Some(reconciler) = &self.lease.core.reconciler else {
+            let confirmed = self
+                .lease
+                .core
+                .store
+                .confirmed(&self.lease.digest, self.token());
             let is_there = confirmed.ok_or_else(other_database)?.await?;
             return is_there.then_some(()).ok_or_else(not_committed);
         };
         let completion = self.completion(reply);
-        let of_key = (&self.key, self.digest);
+        let of_key = (&self.lease.key, self.lease.digest);
         let is_there = reconciler.confirm(of_key, self.token(), completion).await?;
         is_there.then_some(()).ok_or_else(not_committed)
     }

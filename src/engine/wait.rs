@@ -61,7 +61,7 @@ impl Core {
             let lease_end = if in_flight.is_held {
                 Timestamp::NEVER
             } else {
-                in_flight.lease_until
+                self.store.local(in_flight.lease_until)
             };
             let until = match look {
                 Some(pause) => deadline.min(self.timeline.now().plus(pause)),

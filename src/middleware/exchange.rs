@@ -12,10 +12,10 @@ use http_body::Body;
 use super::attempt::{Attempt, Disposition};
 use super::execution::Execution;
 use super::gather::{Gathered, gather};
-use super::lease::{First, first};
 use super::options::{DEFAULT_MAX_RUNNING, Options};
 use super::running::{Drain, Slot};
 use super::scope::Scope;
+use super::settlement::PendingBytes;
 use crate::engine::{Approached, Engine, Guard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
@@ -23,6 +23,7 @@ use crate::http::{Admission, Content, Occasion, Profile, Reason};
 use crate::key::Key;
 use crate::limits::Terms;
 use crate::outcome::Outcome;
+use crate::sync::first::{First, first};
 
 /// What a layer is made of, whatever the framework. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) profile: Profile,
     pub(super) options: Options,
     pub(super) drain: Drain,
+    pub(super) pending: PendingBytes,
 }
 
 /// What becomes of a request, as far as its head tells.
@@ -75,6 +77,7 @@ impl Exchange {
                 profile,
                 options: Options::default(),
                 drain: Drain::new(DEFAULT_MAX_RUNNING),
+                pending: PendingBytes::default(),
             }),
         }
     }
@@ -243,6 +246,7 @@ impl Attempt {
             key: guard.key().clone(),
             number: guard.attempt(),
             token: guard.token(),
+            lease: Arc::clone(guard.lease()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, response};
@@ -14,11 +15,14 @@ use super::exchange::{Exchange, Granted, Shared};
 use super::gather::{Gathered, gather};
 use super::lease::under_lease;
 use super::running::Slot;
-use crate::engine::{CompleteError, Guard};
-use crate::error::{ErrorKind, Result};
+use super::settlement::{Later, Settlement, tried};
+use crate::clock::Timestamp;
+use crate::engine::Guard;
+use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::http::{Answered, Content, Occasion, Profile};
-use crate::reply::Reply;
+use crate::mutant::{self, Mutant};
+use crate::observe::follow;
 
 /// The right to run a request's handler, with all that it takes to answer.
 pub(super) struct Execution {
@@ -27,7 +31,7 @@ pub(super) struct Execution {
     fingerprint: Fingerprint,
     occasion: Occasion,
     /// Held until the answer is settled.
-    _slot: Slot,
+    slot: Slot,
 }
 
 /// A handler's answer, read as far as it has to be.
@@ -47,14 +51,6 @@ enum Text<B: Body> {
     Broken(Bytes, B::Error),
 }
 
-/// What is to become of the key.
-enum Settlement {
-    Keep(Reply),
-    KeepNote(Reply),
-    Release,
-    Abandon,
-}
-
 impl Execution {
     pub(super) fn new(exchange: Exchange, granted: Granted, occasion: Occasion) -> Self {
         Self {
@@ -62,7 +58,7 @@ impl Execution {
             guard: granted.guard,
             fingerprint: granted.fingerprint,
             occasion,
-            _slot: granted.slot,
+            slot: granted.slot,
         }
     }
 
@@ -74,36 +70,52 @@ impl Execution {
         Attempt::of(&self.guard)
     }
 
-    /// Runs the handler, keeps or releases what it answered, and gives the answer for the client.
+    /// Runs the handler, keeps or releases what it answered, and gives the answer for the client. The lease is kept
+    /// running all the while.
     ///
     /// If the handler fails with an error of its own, panics, or the future is dropped, the key is abandoned.
     pub(super) async fn run<B: Body, E>(
-        mut self,
+        self,
         handler: impl Future<Output = Result<Response<B>, E>>,
     ) -> Result<Response<LayerBody<B>>, E> {
         let shared = self.exchange.shared.clone();
+        let lease = Arc::clone(self.guard.lease());
+        let renew_until = shared.engine.moment_in(shared.options.renew_for);
         let work = async {
             let answer = handler.await?;
-            Ok(read(answer, &shared).await)
+            let answer = read(answer, &shared).await;
+            Ok(self.settle(answer, renew_until).await)
         };
-        let renew_for = shared.options.renew_for;
-        let answer = under_lease(&shared.engine, &mut self.guard, renew_for, work).await?;
-        Ok(self.settle(answer).await)
+        under_lease(&shared.engine, &lease, renew_until, work).await
     }
 
-    async fn settle<B: Body>(self, answer: Answer<B>) -> Response<LayerBody<B>> {
+    async fn settle<B: Body>(
+        self,
+        answer: Answer<B>,
+        renew_until: Timestamp,
+    ) -> Response<LayerBody<B>> {
         let Self {
             exchange,
             guard,
             fingerprint,
             occasion,
-            _slot,
+            slot,
         } = self;
         let profile = &exchange.shared.profile;
         let attempt = guard.attempt();
         let key = guard.key().clone();
         let settlement = settlement(profile, &occasion, &answer);
-        let fate = settled(profile, &occasion, guard, settlement, &answer.head).await;
+        let note = || profile.note(&occasion, &answer.head);
+        let fate = match tried(guard, settlement, note).await {
+            Ok(fate) => fate,
+            Err(_) if mutant::is_on(Mutant::CompletionGivenUp) => Fate::Abandoned,
+            // The client needn't wait for what can be done without it.
+            Err(unsettled) => {
+                let later = Later::new(&exchange.shared, unsettled, renew_until, note);
+                tokio::spawn(follow(later.settle(slot)));
+                Fate::Pending
+            }
+        };
         if fate == Fate::TakenOver
             && let Some(response) = exchange.standing(&occasion, &key, &fingerprint).await
         {
@@ -171,61 +183,6 @@ fn settlement<B: Body>(profile: &Profile, occasion: &Occasion, answer: &Answer<B
         // Whatever its trailers would say: the handler has run, and must not run again.
         Text::Larger(..) => Settlement::KeepNote(profile.note(occasion, head)),
         Text::Broken(..) => Settlement::Abandon,
-    }
-}
-
-/// Settles the key. An error of the store leaves it abandoned.
-async fn settled(
-    profile: &Profile,
-    occasion: &Occasion,
-    guard: Guard,
-    settlement: Settlement,
-    head: &response::Parts,
-) -> Fate {
-    match settlement {
-        Settlement::Keep(reply) => match guard.complete_async(reply).await {
-            Ok(()) => Fate::Kept,
-            Err(error) if error.kind() == ErrorKind::ReplyTooLarge => {
-                let (guard, _, _) = error.into_parts();
-                keep_note(guard, profile.note(occasion, head)).await
-            }
-            Err(error) => unkept(&error),
-        },
-        Settlement::KeepNote(note) => keep_note(guard, note).await,
-        Settlement::Release => match guard.release_async().await {
-            Ok(()) => Fate::Released,
-            // Another attempt runs or has ended, which this answer, not being kept, doesn't touch.
-            Err(_) => Fate::Abandoned,
-        },
-        Settlement::Abandon => Fate::Abandoned,
-    }
-}
-
-/// Keeps the note of an answer that is too large, without headers if they are what is too large.
-async fn keep_note(guard: Guard, note: Reply) -> Fate {
-    let error = match guard.complete_async(note).await {
-        Ok(()) => return Fate::NotRetained,
-        Err(error) => error,
-    };
-    if error.kind() != ErrorKind::ReplyTooLarge {
-        return unkept(&error);
-    }
-    let (guard, note, _) = error.into_parts();
-    match guard
-        .complete_async(Reply::not_retained(note.status()))
-        .await
-    {
-        Ok(()) => Fate::NotRetained,
-        Err(error) => unkept(&error),
-    }
-}
-
-/// The client still gets the handler's answer if the store failed: it is true, and a refusal would invite a
-/// retry. So it does if the key was taken over, unless another answer stands by now.
-fn unkept(error: &CompleteError) -> Fate {
-    match error.kind() {
-        ErrorKind::LeaseLost => Fate::TakenOver,
-        _ => Fate::Abandoned,
     }
 }
 

@@ -7,8 +7,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Body;
 
-use super::lease::{First, first};
 use crate::http::Content;
+use crate::sync::first::{First, first};
 
 /// How the reading of a body ended.
 #[derive(Debug)]

@@ -1,73 +1,79 @@
 //! Keeps an attempt's lease running while its handler does.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
-use crate::engine::{Engine, Guard};
+use crate::clock::{Backoff, Timestamp};
+use crate::engine::{Engine, Lease};
+use crate::error::ErrorKind;
+use crate::mutant::{self, Mutant};
+use crate::sync::first::{First, first};
 
 /// A pause between renewals is never shorter, whatever the lease.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
-/// Runs `work` to its end, and renews the lease whenever half of it is over, until `renew_for` has passed.
+/// Runs `work` to its end, and renews the lease whenever half of it is over, until `renew_until`.
+///
+/// A renewal that fails for a passing reason is tried again, after the lease's end too: it works for as long as nobody has
+/// taken over.
 pub(super) async fn under_lease<W: Future>(
     engine: &Engine,
-    guard: &mut Guard,
-    renew_for: Duration,
+    lease: &Lease,
+    renew_until: Timestamp,
     work: W,
 ) -> W::Output {
     let mut work = pin!(work);
-    let mut passed = Duration::ZERO;
-    while passed < renew_for {
-        let limit = renew_for.saturating_sub(passed);
-        let pause = (guard.lease_left() / 2).min(limit).max(LEAST_PAUSE);
-        let half = engine.moment_in(pause);
+    let mut failed: Option<Backoff> = None;
+    while engine.now() < renew_until {
+        let pause = match &mut failed {
+            None => lease.left() / 2,
+            Some(backoff) => before_the_end(lease, backoff.pause()),
+        };
+        let limit = renew_until.since(engine.now());
+        let next = engine.moment_in(pause.min(limit).max(LEAST_PAUSE));
         // The timer is told only of handlers that aren't done at once.
-        let pausing = async { engine.sleep_until(half).await };
+        let pausing = async { engine.sleep_until(next).await };
         if let First::Left(output) = first(work.as_mut(), pin!(pausing)).await {
             return output;
         }
-        passed += pause;
-        match first(work.as_mut(), pin!(guard.renew_async())).await {
+        match first(work.as_mut(), pin!(lease.renew())).await {
             First::Left(output) => return output,
-            First::Right(Ok(())) => {}
-            // The lease was taken over, or the store has failed: no later renewal succeeds.
-            First::Right(Err(_)) => break,
+            First::Right(Ok(())) => failed = None,
+            First::Right(Err(error)) if ends(error.kind()) => break,
+            First::Right(Err(_)) => {
+                failed.get_or_insert_with(|| Backoff::within(lease.length()));
+            }
         }
     }
     work.await
 }
 
-/// Which of two futures ended first.
-pub(super) enum First<L, R> {
-    Left(L),
-    Right(R),
+/// Whether no later renewal can succeed.
+fn ends(error: ErrorKind) -> bool {
+    Lease::is_final(error) || mutant::is_on(Mutant::StopsRenewing)
 }
 
-/// Waits for the first of two futures; the left one if both are ready.
-pub(super) async fn first<L: Future, R: Future>(
-    mut left: Pin<&mut L>,
-    mut right: Pin<&mut R>,
-) -> First<L::Output, R::Output> {
-    poll_fn(|context| {
-        if let Poll::Ready(output) = left.as_mut().poll(context) {
-            return Poll::Ready(First::Left(output));
-        }
-        right.as_mut().poll(context).map(First::Right)
-    })
-    .await
+/// A pause after which something of the lease is left, if that is so now.
+fn before_the_end(lease: &Lease, pause: Duration) -> Duration {
+    match lease.left() {
+        Duration::ZERO => pause,
+        left => pause.min((left / 2).max(lease.length() / 20)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::future::poll_fn;
+    use std::pin::Pin;
     use std::sync::Arc;
     use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::task::{Context, Wake, Waker};
+    use std::task::{Context, Poll, Wake, Waker};
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::engine::Guard;
     use crate::fingerprint::Fingerprint;
     use crate::key::Key;
     use crate::outcome::{EntryState, Outcome};
@@ -118,6 +124,16 @@ mod tests {
             }
         }
 
+        fn under_lease<W: Future>(
+            &self,
+            guard: &Guard,
+            renew_for: Duration,
+            work: W,
+        ) -> impl Future<Output = W::Output> {
+            let renew_until = self.engine.moment_in(renew_for);
+            under_lease(&self.engine, guard.lease(), renew_until, work)
+        }
+
         /// What is left of the lease, by the record.
         fn left(&self) -> Duration {
             use crate::clock::Clock;
@@ -144,7 +160,7 @@ mod tests {
     #[test]
     fn the_lease_is_renewed_at_its_half_until_the_limit_has_passed() {
         let (bench, is_done) = (Bench::new(), Cell::new(false));
-        let mut guard = bench.guard();
+        let guard = bench.guard();
         let work = poll_fn(|_| {
             if is_done.get() {
                 Poll::Ready("done")
@@ -152,7 +168,7 @@ mod tests {
                 Poll::Pending
             }
         });
-        let mut run = pin!(under_lease(&bench.engine, &mut guard, LEASE * 2, work));
+        let mut run = pin!(bench.under_lease(&guard, LEASE * 2, work));
         assert!(bench.poll(run.as_mut()).is_pending());
         for _ in 0..4 {
             assert!(bench.pass(LEASE / 2, run.as_mut()).is_pending());
@@ -169,9 +185,9 @@ mod tests {
     #[test]
     fn without_a_limit_above_zero_nothing_is_renewed() {
         let bench = Bench::new();
-        let mut guard = bench.guard();
+        let guard = bench.guard();
         let work = std::future::pending::<()>();
-        let mut run = pin!(under_lease(&bench.engine, &mut guard, Duration::ZERO, work));
+        let mut run = pin!(bench.under_lease(&guard, Duration::ZERO, work));
         assert!(bench.poll(run.as_mut()).is_pending());
         bench.clock.advance(LEASE / 2);
         assert!(bench.poll(run.as_mut()).is_pending());
@@ -181,7 +197,7 @@ mod tests {
     #[test]
     fn an_attempt_that_was_taken_over_is_not_renewed_and_goes_on() {
         let (bench, is_done) = (Bench::new(), Cell::new(false));
-        let mut guard = bench.guard();
+        let guard = bench.guard();
         let work = poll_fn(|_| {
             if is_done.get() {
                 Poll::Ready(())
@@ -189,7 +205,7 @@ mod tests {
                 Poll::Pending
             }
         });
-        let mut run = pin!(under_lease(&bench.engine, &mut guard, LEASE * 9, work));
+        let mut run = pin!(bench.under_lease(&guard, LEASE * 9, work));
         assert!(bench.poll(run.as_mut()).is_pending());
         bench.clock.advance(LEASE);
         let second = bench.guard();

@@ -40,6 +40,7 @@ mod lease;
 mod options;
 mod running;
 mod scope;
+mod settlement;
 
 pub use attempt::{Attempt, Disposition, Fate};
 pub use body::LayerBody;

@@ -22,6 +22,7 @@ const HEADER_PART: &str = "header ";
 const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
 const DEFAULT_RENEW_FOR: Duration = Duration::from_secs(15 * 60);
 const DEFAULT_ANSWER_TIME: Duration = Duration::from_secs(30);
+const DEFAULT_MAX_PENDING_BYTES: usize = 64 << 20;
 const DEFAULT_SLOT_WAIT: Duration = Duration::from_secs(1);
 pub(super) const DEFAULT_MAX_RUNNING: usize = 1_024;
 
@@ -49,6 +50,7 @@ pub struct Options {
     pub(super) answer_time: Duration,
     pub(super) max_running: Option<usize>,
     pub(super) slot_wait: Duration,
+    pub(super) max_pending_bytes: usize,
     fingerprint_headers: Vec<HeaderName>,
     fingerprint: Option<Arc<FingerprintRule>>,
 }
@@ -64,6 +66,7 @@ impl Default for Options {
             answer_time: DEFAULT_ANSWER_TIME,
             max_running: None,
             slot_wait: DEFAULT_SLOT_WAIT,
+            max_pending_bytes: DEFAULT_MAX_PENDING_BYTES,
             fingerprint_headers: Vec::new(),
             fingerprint: None,
         }
@@ -109,7 +112,8 @@ impl Options {
     /// How long after its grant the lease of a running handler goes on being renewed: 15 minutes unless it
     /// is set; zero renews nothing. A handler that runs longer than this and the lease may be run a second
     /// time beside the first. So may one that blocks its thread for longer than the lease: renewals run beside
-    /// it, between its awaits.
+    /// it, between its awaits. A renewal that fails for a passing reason is tried again, after a twentieth of the lease at
+    /// first and a quarter at most, and an answer that couldn't be kept at once is kept in the background as long.
     pub fn renew_for(mut self, limit: Duration) -> Self {
         self.renew_for = limit;
         self
@@ -133,6 +137,13 @@ impl Options {
     /// 1 s unless it is set. Replays and conflicts don't wait.
     pub fn max_running_wait(mut self, wait: Duration) -> Self {
         self.slot_wait = wait;
+        self
+    }
+
+    /// How many bytes of replies may wait in memory to be kept in the background, because the store couldn't take them
+    /// at once: 64 MiB unless it is set. Of a reply beyond that a note is kept: a retry learns that the request was carried out.
+    pub fn max_pending_bytes(mut self, bytes: usize) -> Self {
+        self.max_pending_bytes = bytes;
         self
     }
 
@@ -234,6 +245,7 @@ impl fmt::Debug for Options {
             .field("max_answer_time", &self.answer_time)
             .field("max_running", &self.max_running)
             .field("max_running_wait", &self.slot_wait)
+            .field("max_pending_bytes", &self.max_pending_bytes)
             .field("fingerprint_headers", &self.fingerprint_headers)
             .finish_non_exhaustive()
     }

@@ -10,6 +10,8 @@ pub(crate) struct Meters {
     takeovers: Counter,
     completions: Counter,
     releases: Counter,
+    later: Counter,
+    settled_later: SettledLater,
     commit_seconds: Histogram,
     commit_entries: Histogram,
     queued: Gauge,
@@ -28,6 +30,7 @@ pub(crate) struct Meters {
     merge_seconds: Histogram,
     cache_hits: Counter,
     cache_misses: Counter,
+    register_losses: Counter,
 }
 
 /// How often a begin has ended in which way.
@@ -98,6 +101,11 @@ impl Meters {
                 "onceward_releases_total",
                 "Keys that were released by their guard.",
             ),
+            later: plain(
+                "onceward_pending_settlements_total",
+                "Answers of handlers that the store couldn't take at once: they are kept or released in the background.",
+            ),
+            settled_later: SettledLater::new(engine),
             commit_seconds: time(
                 "onceward_commit_seconds",
                 "How long a commit to the disk took.",
@@ -140,6 +148,10 @@ impl Meters {
                 "onceward_replay_cache_hits_total",
                 "Looks that found their reply in the replay cache; a conflict looks twice.",
             ),
+            register_losses: plain(
+                "onceward_register_losses_total",
+                "How often a register's first cell was found gone, or made anew.",
+            ),
             cache_misses: plain(
                 "onceward_replay_cache_misses_total",
                 "Looks that had to read the disk.",
@@ -166,6 +178,25 @@ impl Meters {
 
     pub(crate) fn released(&self) {
         self.releases.add(1);
+    }
+
+    /// Counts an answer that is settled in the background.
+    #[cfg(any(feature = "tower", feature = "actix"))]
+    pub(crate) fn settles_later(&self) {
+        self.later.add(1);
+    }
+
+    /// Counts how that has ended.
+    #[cfg(any(feature = "tower", feature = "actix"))]
+    pub(crate) fn settled_later(&self, ending: &str) {
+        let of_ending = self
+            .settled_later
+            .0
+            .iter()
+            .find(|(name, _)| *name == ending);
+        if let Some((_, counter)) = of_ending {
+            counter.add(1);
+        }
     }
 
     /// Notes a commit that has just ended, and what waits behind it.
@@ -230,12 +261,43 @@ impl Meters {
         }
     }
 
+    /// Counts a register that has lost its first cell.
+    #[cfg(any(test, feature = "register"))]
+    pub(crate) fn register_lost(&self) {
+        self.register_losses.add(1);
+    }
+
     pub(crate) fn found_in_cache(&self) {
         self.cache_hits.add(1);
     }
 
     pub(crate) fn read_from_disk(&self) {
         self.cache_misses.add(1);
+    }
+}
+
+/// How what was settled in the background has ended, each with its name.
+#[derive(Clone, Debug)]
+struct SettledLater([(&'static str, Counter); 5]);
+
+impl SettledLater {
+    fn new(engine: &str) -> Self {
+        let endings = [
+            "kept",
+            "not_retained",
+            "released",
+            "taken_over",
+            "abandoned",
+        ];
+        Self(endings.map(|ending| {
+            let counter = counter(
+                "onceward_pending_settlements_ended_total",
+                engine,
+                Some(("ending", ending)),
+                "How answers ended that were settled in the background.",
+            );
+            (ending, counter)
+        }))
     }
 }
 

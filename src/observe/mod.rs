@@ -14,6 +14,6 @@ mod spans;
 pub(crate) use meters::{Begun, Ending, Levels, Meters};
 #[cfg(any(feature = "tower", feature = "actix"))]
 pub(crate) use spans::follow;
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(test, feature = "register"))]
 pub(crate) use spans::warn;
 pub(crate) use spans::{in_begin, in_complete};

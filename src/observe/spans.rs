@@ -55,7 +55,7 @@ pub(crate) fn follow<F: Future>(work: F) -> impl Future<Output = F::Output> {
 }
 
 /// Says what an operator should change.
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(test, feature = "register"))]
 pub(crate) fn warn(message: &str) {
     tracing::warn!(target: "onceward", "{message}");
 }

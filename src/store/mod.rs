@@ -64,6 +64,17 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// When a moment of the store's time comes on the engine's time line, at the earliest.
+    fn local(&self, at: Timestamp) -> Timestamp {
+        at
+    }
+
+    /// The end of a lease on the engine's time line, of a grant or renewal that was asked for at `sent`.
+    fn lease_end(&self, sent: Timestamp, lease: Duration, until: Timestamp) -> Timestamp {
+        let _ = (sent, lease);
+        until
+    }
+
     /// Decides and makes the change durable, then answers. Never blocks.
     fn submit(&self, request: Request, answer: Answer);
 
@@ -261,6 +272,7 @@ pub(crate) struct Figures {
     pub(crate) failed_sweeps: u64,
     pub(crate) failed_seals: u64,
     pub(crate) resumptions: u64,
+    pub(crate) register_losses: u64,
     pub(crate) clock_step: Option<Duration>,
 }
 

@@ -8,6 +8,7 @@
 mod blocking;
 #[cfg(onceward_shuttle)]
 mod explored;
+pub(crate) mod first;
 #[cfg(not(onceward_shuttle))]
 mod plain;
 #[cfg_attr(not(any(test, feature = "register")), allow(dead_code))]

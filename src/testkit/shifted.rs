@@ -156,6 +156,10 @@ impl<R: Register> Register for Shifted<R> {
         self.register.listen(changed).await;
     }
 
+    fn connections(&self) -> u64 {
+        self.register.connections()
+    }
+
     fn timeout(&self) -> Duration {
         self.register.timeout()
     }

@@ -55,7 +55,8 @@ const MUTANTS: [(&str, &str, &str); 12] = [
     ),
 ];
 
-fn run(mutant: Option<&str>, tests: &str) -> Output {
+/// Runs tests in a process of their own.
+pub(crate) fn run(mutant: Option<&str>, tests: &str) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg(tests);
     if let Some(mutant) = mutant {
@@ -64,7 +65,7 @@ fn run(mutant: Option<&str>, tests: &str) -> Output {
     command.output().unwrap()
 }
 
-fn is_caught(mutant: &str, tests: &str, by: &str) -> bool {
+pub(crate) fn is_caught(mutant: &str, tests: &str, by: &str) -> bool {
     let output = run(Some(mutant), tests);
     let said = String::from_utf8_lossy(&output.stdout);
     !output.status.success() && said.contains(by)

@@ -108,7 +108,7 @@ impl Bench {
         advance: impl Fn(Duration) + 'static,
         margins: Margins,
     ) -> Self {
-        let connected = connect(register, None, clock).unwrap();
+        let connected = connect(register, None, clock, LEASE).unwrap();
         let caching = Caching {
             bytes: 1 << 20,
             time: RETENTION,

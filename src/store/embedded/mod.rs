@@ -308,6 +308,7 @@ impl Store for Embedded {
             failed_sweeps: shared.failed_sweeps.load(Ordering::Relaxed),
             resumptions: shared.resumptions.load(Ordering::Relaxed),
             clock_step: shared.clock_step,
+            register_losses: 0,
         }
     }
 

@@ -1,12 +1,13 @@
 //! Asking the register, and asking again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::decider::{Decider, View};
 use super::record::New;
-use super::{Loaded, RecordId, Register, Swapped, Value, Version};
+use super::{Loaded, RecordId, Register, Swapped, Version};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Digest;
@@ -64,46 +65,76 @@ impl<R: Register> Decider<R> {
         })
     }
 
+    /// Makes a change, unless something else is there than what is expected.
+    ///
+    /// What is found made after an answer got lost is written over itself: that it is there doesn't say that it is as durable as a
+    /// change that was acknowledged.
     pub(super) async fn swap(
         &self,
         digest: Digest,
-        expected: Option<Version>,
+        mut expected: Option<Version>,
         new: &New,
+        doubt: &Doubt,
     ) -> Result<Made> {
         let (mut may_be_made, mut pauses) = (false, self.pauses());
         loop {
             let asked = self.time.asking();
             let (value, ends_at_ms) = (new.value.clone(), new.ends_at.0);
+            doubt.begin();
             let swapped = self
                 .register
                 .swap(RecordId(digest), expected, value, ends_at_ms)
                 .await;
-            let refused = match swapped {
+            let cause = match swapped {
                 Ok(Swapped::Done { now_ms }) => {
+                    doubt.end();
                     let asked_at = self.time.learn(asked, Timestamp(now_ms));
                     return Ok(Made::Done { asked_at });
                 }
                 Ok(Swapped::Mismatch(found)) => {
-                    let asked_at = self.time.learn(asked, Timestamp(found.now_ms));
-                    let is_new = |value: &Value| value.version == new.value.version;
-                    // An earlier try was made after all.
-                    return Ok(if found.value.as_ref().is_some_and(is_new) {
-                        Made::Done { asked_at }
-                    } else {
-                        Made::Not(found.into())
-                    });
+                    self.time.learn(asked, Timestamp(found.now_ms));
+                    let version = Some(new.value.version);
+                    let is_made = found.value.as_ref().map(|value| value.version) == version;
+                    if !is_made || expected == version {
+                        doubt.end();
+                        return Ok(Made::Not(found.into()));
+                    }
+                    may_be_made = true;
+                    expected = version;
+                    continue;
                 }
-                Err(refused) => refused,
+                Err(refused) => {
+                    may_be_made |= refused.is_unknown;
+                    if !may_be_made {
+                        doubt.end();
+                        return Err(refused.into_error());
+                    }
+                    refused.cause
+                }
             };
-            may_be_made |= refused.is_unknown;
-            if !may_be_made {
-                return Err(refused.into_error());
-            }
             match pauses.next() {
                 Some(pause) => sleep(pause).await,
-                None => return Err(unknown_outcome(refused.cause)),
+                None => return Err(unknown_outcome(cause)),
             }
         }
+    }
+}
+
+/// Whether a change was asked for whose answer isn't there.
+#[derive(Debug, Default)]
+pub(super) struct Doubt(AtomicBool);
+
+impl Doubt {
+    fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -1,10 +1,12 @@
-//! The first contact with a register: it tells the secret that all nodes have in common, and the time.
+//! The first contact with a register: it tells what all nodes have in common, and the time.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::decider::in_time;
-use super::meta::{self, META};
+use super::first_cell::{self, Content, FIRST, FirstCell};
+use super::server_time::ServerTime;
 use super::worker::{Jobs, Worker};
 use super::{Refused, Register, Value, Version};
 use crate::clock::{Clock, Timeline, Timestamp};
@@ -18,7 +20,7 @@ pub(crate) struct Connected<R> {
     pub(super) register: R,
     pub(super) secret: Secret,
     /// What the first cell holds.
-    pub(super) first: Value,
+    pub(super) first: (Value, Content),
     pub(super) timeline: Timeline,
     /// The first version, which was used for the secret.
     pub(super) seed: Version,
@@ -29,6 +31,7 @@ pub(crate) fn connect<R: Register>(
     register: R,
     pepper: Option<Pepper>,
     clock: Arc<dyn Clock>,
+    lease: Duration,
 ) -> Result<Connected<R>> {
     let worker = Worker::start("onceward-register")?;
     let mut seed = [0; 8];
@@ -37,21 +40,33 @@ pub(crate) fn connect<R: Register>(
         Error::with_source(ErrorKind::Io, "the system gives no random bytes", error)
     })?;
     let seed = Version(u64::from_le_bytes(seed));
-    let (register, (secret, first), timeline) = waited_in(worker.jobs(), async move {
-        let found = in_time(&register, meta::secret(&register, pepper, seed)).await?;
-        let load = async { register.load(META).await.map_err(Refused::into_error) };
+    let (register, opened, timeline) = waited_in(worker.jobs(), async move {
+        let opened = first_cell::opened(&register, pepper, seed, lease);
+        let opened = in_time(&register, opened).await?;
+        let load = async { register.load(FIRST).await.map_err(Refused::into_error) };
         let loaded = in_time(&register, load).await?;
         let timeline = Timeline::beginning_at(clock, Timestamp(loaded.now_ms));
-        Ok::<_, Error>((register, found, timeline))
+        Ok::<_, Error>((register, opened, timeline))
     })??;
     Ok(Connected {
         worker,
         register,
-        secret,
-        first,
+        secret: opened.secret,
+        first: (opened.value, opened.content),
         timeline,
         seed,
     })
+}
+
+/// The first cell as it is watched from now on.
+pub(super) fn watched((value, content): (Value, Content), time: &ServerTime) -> FirstCell {
+    let from = content.grants_from();
+    let is_over = from <= time.earliest();
+    let grants_from = match is_over {
+        true => Timestamp(0),
+        false => time.local_at_latest(from),
+    };
+    FirstCell::new((value, content), grants_from)
 }
 
 impl<R> Connected<R> {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::error::Elapsed;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::asking::Made;
+use super::asking::{Doubt, Made};
+use super::disown::Unowned;
+use super::first_cell::FirstCell;
 use super::late::has_slept;
 use super::news::News;
 use super::reach::Reach;
@@ -18,11 +20,12 @@ use super::room::Room;
 use super::server_time::ServerTime;
 use super::versions::Versions;
 use super::{Register, Value, Version};
-use crate::clock::Timestamp;
+use crate::clock::{Backoff, Timestamp};
 use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::record::Stored;
+use crate::observe::Meters;
+use crate::record::{Record, Stored};
 use crate::secret::{Digest, Secret};
 use crate::store::{Observed, Observer, Request, Rules};
 use crate::sync::Mutex;
@@ -45,6 +48,8 @@ pub(super) struct Decider<R> {
     pub(super) news: News,
     pub(super) running: Arc<Running>,
     pub(super) reach: Reach,
+    pub(super) first: FirstCell,
+    pub(super) meters: Meters,
     pub(super) room: Room,
 }
 
@@ -63,6 +68,69 @@ pub(super) struct View {
     pub(super) is_assumed: bool,
 }
 
+/// A command, and how far it has got.
+pub(super) struct Asked<'a> {
+    pub(super) key: &'a Key,
+    pub(super) digest: Digest,
+    pub(super) command: &'a Command,
+    pub(super) since: Since,
+    pub(super) doubt: Doubt,
+    /// A grant that was asked for and isn't handed out.
+    unowned: Mutex<Option<Unowned>>,
+    /// What the last try of several came to.
+    refusal: Mutex<Option<Error>>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(request: &'a Request, since: Since) -> Self {
+        Self::with(&request.key, request.digest, &request.command, since)
+    }
+
+    /// Of another command about the same key.
+    pub(super) fn other(&self, command: &'a Command) -> Self {
+        Self::with(self.key, self.digest, command, self.since)
+    }
+
+    fn with(key: &'a Key, digest: Digest, command: &'a Command, since: Since) -> Self {
+        Self {
+            key,
+            digest,
+            command,
+            since,
+            doubt: Doubt::default(),
+            unowned: Mutex::default(),
+            refusal: Mutex::default(),
+        }
+    }
+
+    /// Whether it is done with a guard: then it is tried for as long as there is time.
+    fn is_of_guard(&self) -> bool {
+        matches!(
+            self.command,
+            Command::Complete { .. } | Command::Renew { .. } | Command::Release { .. }
+        )
+    }
+
+    /// The error where the time is up.
+    fn late(&self) -> Error {
+        let refusal = self.refusal.lock().take();
+        match refusal {
+            Some(refusal) if !self.doubt.is_on() => refusal,
+            _ if self.doubt.is_on() => timed_out().of_unknown_outcome(),
+            _ => timed_out(),
+        }
+    }
+}
+
+impl Asked<'_> {
+    /// A change that was refused needn't be looked after.
+    fn forget_unless_unknown(&self, error: &Error) {
+        if !error.is_outcome_unknown() {
+            self.unowned.lock().take();
+        }
+    }
+}
+
 impl<R: Register> Decider<R> {
     /// Decides against what the register has, and changes it.
     pub(super) async fn carry_out(self: &Arc<Self>, request: Request) -> Result<Verdict> {
@@ -70,47 +138,63 @@ impl<R: Register> Decider<R> {
         if matches!(request.command, Command::Begin { .. }) && self.running.is_closed() {
             return Err(Error::closed());
         }
-        let digest = request.digest;
-        let forgets = forgets(&request.command);
+        let asked = Asked::new(&request, self.replies.since());
         // Not by `in_time`, since an async function that is given a future holds it twice: this is the hot path.
-        let result = timeout(self.register.timeout(), self.carry_out_now(request)).await;
-        let result = self.noted(timely(result));
+        let result = timeout(self.register.timeout(), self.persistently(&asked)).await;
+        let result = self.noted(result.unwrap_or_else(|_| Err(asked.late())));
         if result.is_err() {
             // It may have been changed, and nobody here knows to what.
-            self.own.lock().remove(&digest);
+            self.own.lock().remove(&request.digest);
+            let unowned = asked.unowned.lock().take();
+            if let Some(unowned) = unowned {
+                tokio::spawn(Arc::clone(self).disown(unowned));
+            }
         }
-        if forgets {
+        if forgets(&request.command) {
             // What a begin has read before must not be kept after.
-            self.replies.forget(&digest);
+            self.replies.forget(&request.digest);
         }
         result
     }
 
-    async fn carry_out_now(&self, request: Request) -> Result<Verdict> {
-        let Request {
-            key,
-            digest,
-            command,
-            ..
-        } = request;
-        let since = self.replies.since();
-        let view = self.first_view(&digest, &command).await?;
-        let settled = self.settle(&key, digest, &command, view, since).await?;
-        if settled.1.is_zero() {
-            return Ok(settled.0);
+    /// What is done with a guard is tried again until the time is up: an answer must not be lost to what passes.
+    async fn persistently(&self, asked: &Asked<'_>) -> Result<Verdict> {
+        let mut backoff = None;
+        loop {
+            let error = match self.carry_out_now(asked).await {
+                Err(error) if asked.is_of_guard() && error.is_transient() => error,
+                done => return done,
+            };
+            *asked.refusal.lock() = Some(error);
+            let backoff = backoff.get_or_insert_with(|| {
+                let timeout = self.register.timeout();
+                Backoff::new(timeout / 128, timeout / 8)
+            });
+            sleep(backoff.pause()).await;
         }
-        Box::pin(self.make_up(&key, digest, &command, settled, since)).await
+    }
+
+    async fn carry_out_now(&self, asked: &Asked<'_>) -> Result<Verdict> {
+        let view = self.first_view(&asked.digest, asked.command).await?;
+        let settled = self.settle(asked, view).await?;
+        let verdict = if settled.1.is_zero() {
+            settled.0
+        } else {
+            Box::pin(self.make_up(asked, settled)).await?
+        };
+        self.may_hand_out(&verdict).await?;
+        Ok(verdict)
     }
 
     /// Gives the verdict, and by how much the server's time was past the one that it was made by.
     pub(super) async fn settle(
         &self,
-        key: &Key,
-        digest: Digest,
-        command: &Command,
+        asked: &Asked<'_>,
         mut view: View,
-        since: Since,
     ) -> Result<(Verdict, Duration)> {
+        let Asked {
+            digest, command, ..
+        } = *asked;
         for _ in 0..MOST_DECISIONS {
             let held = view.value.as_ref().map(|value| Held::of(value, &digest));
             let held = held.transpose()?;
@@ -123,45 +207,136 @@ impl<R: Register> Decider<R> {
                     view = self.load(digest).await?;
                     continue;
                 }
+                if let Some(found) =
+                    Box::pin(self.made_durable(asked, &decision.verdict, &view)).await?
+                {
+                    view = found;
+                    continue;
+                }
                 let seen = held.and_then(|held| held.stored);
-                self.keep_reply(seen, since, view.now);
+                self.keep_reply(seen, asked.since, view.now);
                 return Ok((decision.verdict, Duration::ZERO));
             };
+            self.may_grant(&decision.verdict, command).await?;
             let version = self.versions.next();
-            let mut stored = self.stored(change, digest, key);
-            let observed = Observed::of(stored.as_ref().map(|stored| &stored.record));
+            let stored = self.stored(change, digest, asked.key);
             let new = self.value_of(stored.as_ref(), digest, &view, last_token, version)?;
             let expected = view.value.as_ref().map(|value| value.version);
-            match self.swap(digest, expected, &new).await? {
+            self.note_unowned(asked, (expected, &new), &decision.verdict);
+            let made = self.swap(digest, expected, &new, &asked.doubt).await;
+            match made.inspect_err(|error| asked.forget_unless_unknown(error))? {
                 Made::Done { asked_at } => {
                     let late = if view.is_assumed {
                         asked_at.since(view.now)
                     } else {
                         Duration::ZERO
                     };
-                    if let (Command::Complete { retention, .. }, Some(completed)) =
-                        (command, &stored)
-                        && has_slept(late, *retention)
+                    match self
+                        .took(asked, (stored, new), &decision.verdict, (&view, late))
+                        .await?
                     {
-                        let again = self.write_later(completed.clone(), version, &view, late);
-                        match Box::pin(again).await? {
-                            Ok(completed) => stored = Some(completed),
-                            Err(found) => {
-                                view = found;
-                                continue;
-                            }
-                        }
+                        None => return Ok((decision.verdict, late)),
+                        Some(found) => view = found,
                     }
-                    self.note_own(digest, new.value, &decision.verdict);
-                    self.keep_reply(stored, since, view.now);
-                    self.observer.changed(&digest, observed);
-                    self.news.tell(digest, observed);
-                    return Ok((decision.verdict, late));
                 }
-                Made::Not(found) => view = found,
+                Made::Not(found) => {
+                    asked.unowned.lock().take();
+                    view = found;
+                }
             }
         }
         Err(contended())
+    }
+
+    /// Notes what was changed, and tells who has to know. Gives what is there instead, if it had to be written once more and isn't there
+    /// any more.
+    async fn took(
+        &self,
+        asked: &Asked<'_>,
+        (mut stored, new): (Option<Stored>, New),
+        verdict: &Verdict,
+        (view, late): (&View, Duration),
+    ) -> Result<Option<View>> {
+        let version = new.value.version;
+        if let (Command::Complete { retention, .. }, Some(completed)) = (asked.command, &stored)
+            && has_slept(late, *retention)
+        {
+            let again = self.write_later(asked, completed.clone(), version, (view, late));
+            match Box::pin(again).await? {
+                Ok(completed) => stored = Some(completed),
+                Err(found) => return Ok(Some(found)),
+            }
+        }
+        let observed = Observed::of(stored.as_ref().map(|stored| &stored.record));
+        self.note_own(asked.digest, new.value, verdict);
+        self.keep_reply(stored, asked.since, view.now);
+        self.observer.changed(&asked.digest, self.here(observed));
+        self.news.tell(asked.digest, observed);
+        Ok(None)
+    }
+
+    /// The same on the engine's time line.
+    fn here(&self, observed: Observed) -> Observed {
+        match observed {
+            Observed::InFlight { lease_until } => Observed::InFlight {
+                lease_until: self.time.local(lease_until),
+            },
+            other => other,
+        }
+    }
+
+    /// Writes a completion over itself that is found made: whoever made it may have been told that its outcome is unknown, because
+    /// it isn't replicated, say. Gives what is there instead, if something is.
+    async fn made_durable(
+        &self,
+        asked: &Asked<'_>,
+        verdict: &Verdict,
+        view: &View,
+    ) -> Result<Option<View>> {
+        let (Verdict::Done, Command::Complete { .. }, Some(value)) =
+            (verdict, asked.command, &view.value)
+        else {
+            return Ok(None);
+        };
+        self.written_over_itself(asked.digest, value, &asked.doubt)
+            .await
+    }
+
+    /// Gives what is there instead, if something is.
+    pub(super) async fn written_over_itself(
+        &self,
+        digest: Digest,
+        value: &Value,
+        doubt: &Doubt,
+    ) -> Result<Option<View>> {
+        let held = Held::of(value, &digest)?;
+        let same = New {
+            value: value.clone(),
+            ends_at: held.record().map_or(Timestamp::NEVER, Record::ends_at),
+        };
+        match self.swap(digest, Some(value.version), &same, doubt).await? {
+            Made::Done { .. } => Ok(None),
+            Made::Not(found) => Ok(Some(found)),
+        }
+    }
+
+    fn note_unowned(
+        &self,
+        asked: &Asked<'_>,
+        (expected, new): (Option<Version>, &New),
+        verdict: &Verdict,
+    ) {
+        if let (Verdict::Proceed(grant), Command::Begin { lease, .. }) = (verdict, asked.command) {
+            *asked.unowned.lock() = Some(Unowned {
+                key: asked.key.clone(),
+                digest: asked.digest,
+                expected,
+                new: new.clone(),
+                token: grant.token,
+                lease: *lease,
+                until: self.time.asking().plus(*lease),
+            });
+        }
     }
 
     /// What is likely so: a key that is begun is free, and an attempt that was granted here is as it was left.
@@ -295,13 +470,14 @@ pub(super) async fn in_time<R: Register, T>(
 }
 
 fn timely<T>(result: Result<Result<T>, Elapsed>) -> Result<T> {
-    result.unwrap_or_else(|_| {
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            "the store's server didn't answer in time: a change may have been made, or may still be; the same call can be \
-             made again",
-        ))
-    })
+    result.unwrap_or_else(|_| Err(timed_out()))
+}
+
+fn timed_out() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the store's server didn't answer in time; the same call can be made again",
+    )
 }
 
 pub(super) fn contended() -> Error {

@@ -5,19 +5,18 @@ use std::time::Duration;
 use super::Register;
 use super::Version;
 use super::asking::Made;
-use super::decider::{Decider, View};
+use super::decider::{Asked, Decider, View};
 use super::record::New;
-use super::replies::Since;
 use crate::decision::{Command, Grant, Verdict};
 use crate::error::Result;
-use crate::key::Key;
 use crate::record::{Record, Stored};
-use crate::secret::Digest;
 
 /// A node that is behind by so much has slept. By less, only what is reckoned to the millisecond is made up for.
 const SLEPT: Duration = Duration::from_secs(1);
 /// Clocks are read in whole milliseconds, so that the server's seems to be ahead by one now and then.
 const ROUNDING: Duration = Duration::from_millis(1);
+/// A renewal that is short by more than this part of its lease is made once more.
+const PART_TO_MAKE_UP: u32 = 16;
 
 /// Whether an answer that is kept for so long would be kept for too short a time.
 pub(super) fn has_slept(late: Duration, retention: Duration) -> bool {
@@ -28,28 +27,25 @@ impl<R: Register> Decider<R> {
     /// Gives a grant or a renewal its whole lease.
     pub(super) async fn make_up(
         &self,
-        key: &Key,
-        digest: Digest,
-        command: &Command,
+        asked: &Asked<'_>,
         (verdict, late): (Verdict, Duration),
-        since: Since,
     ) -> Result<Verdict> {
         if late <= ROUNDING {
             return Ok(verdict);
         }
-        match (&verdict, command) {
+        match (&verdict, asked.command) {
             // Its token may be lower than one that others have given meanwhile.
             (Verdict::Proceed(grant), Command::Begin { retention, .. })
                 if has_slept(late, *retention) =>
             {
                 let release = Command::Release { token: grant.token };
-                self.again(key, digest, &release, since).await?;
-                self.again(key, digest, command, since).await
+                self.again(&asked.other(&release)).await?;
+                self.again(asked).await
             }
             (Verdict::Proceed(grant), Command::Begin { lease, .. }) => {
                 let (token, lease) = (grant.token, *lease);
                 let renewal = Command::Renew { token, lease };
-                match self.again(key, digest, &renewal, since).await? {
+                match self.again(&asked.other(&renewal)).await? {
                     Verdict::Renewed { lease_until } => Ok(Verdict::Proceed(Grant {
                         lease_until,
                         ..*grant
@@ -57,20 +53,19 @@ impl<R: Register> Decider<R> {
                     _ => Err(super::decider::contended()),
                 }
             }
-            (Verdict::Renewed { .. }, _) => self.again(key, digest, command, since).await,
+            // By less the guard's own end is earlier, and nobody has to ask once more.
+            (Verdict::Renewed { .. }, Command::Renew { lease, .. })
+                if late > *lease / PART_TO_MAKE_UP =>
+            {
+                self.again(asked).await
+            }
             _ => Ok(verdict),
         }
     }
 
-    async fn again(
-        &self,
-        key: &Key,
-        digest: Digest,
-        command: &Command,
-        since: Since,
-    ) -> Result<Verdict> {
-        let view = self.first_view(&digest, command).await?;
-        let (verdict, _) = self.settle(key, digest, command, view, since).await?;
+    async fn again(&self, asked: &Asked<'_>) -> Result<Verdict> {
+        let view = self.first_view(&asked.digest, asked.command).await?;
+        let (verdict, _) = self.settle(asked, view).await?;
         Ok(verdict)
     }
 
@@ -78,10 +73,10 @@ impl<R: Register> Decider<R> {
     /// the completion any more.
     pub(super) async fn write_later(
         &self,
+        asked: &Asked<'_>,
         mut completed: Stored,
         version: Version,
-        view: &View,
-        late: Duration,
+        (view, late): (&View, Duration),
     ) -> Result<Result<Stored, View>> {
         if let Record::Completed(record) = &mut completed.record {
             record.completed_at = record.completed_at.plus(late);
@@ -91,7 +86,7 @@ impl<R: Register> Decider<R> {
         let new = New::put(&completed, self.versions.next(), now, self.rules.on_abandon)?;
         let mut expected = Some(version);
         loop {
-            match self.swap(digest, expected, &new).await? {
+            match self.swap(digest, expected, &new, &asked.doubt).await? {
                 Made::Done { .. } => return Ok(Ok(completed)),
                 // By the server's time it had ended already.
                 Made::Not(found) if found.value.is_none() && expected.is_some() => expected = None,

@@ -87,10 +87,11 @@
 mod asking;
 mod connect;
 mod decider;
+mod disown;
 mod draft;
 mod due;
+mod first_cell;
 mod late;
-mod meta;
 mod news;
 mod reach;
 mod record;
@@ -102,6 +103,7 @@ mod store;
 mod tests;
 mod versions;
 mod walk;
+mod watch;
 mod worker;
 
 use std::fmt;
@@ -170,6 +172,14 @@ pub trait Register: Send + Sync + 'static {
     ) -> impl Future<Output = ()> + Send {
         let _ = changed;
         std::future::pending()
+    }
+
+    /// How often a connection was made, as a number that only rises: before anything is granted over a new one, the engine looks
+    /// whether the server still has what it had. Always 0 by default: then that is found out within ten seconds.
+    ///
+    /// Count a connection before anything is asked over it.
+    fn connections(&self) -> u64 {
+        0
     }
 
     /// How long one of the engine's calls waits for the register, with everything that it asks again, before it fails

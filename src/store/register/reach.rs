@@ -7,30 +7,20 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::Register;
 use super::decider::{Decider, in_time};
-use super::meta::META;
-use super::{Register, Swapped, Value};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The pause after the first try to reach a server again; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Reach {
-    /// What the first cell holds. It is written as it is, to see whether the server writes.
-    first: Value,
     is_lost: AtomicBool,
 }
 
 impl Reach {
-    pub(super) fn new(first: Value) -> Self {
-        Self {
-            first,
-            is_lost: AtomicBool::new(false),
-        }
-    }
-
     pub(super) fn check(&self) -> Result<()> {
         if self.is_lost.load(Ordering::Relaxed) {
             return Err(Error::new(
@@ -58,18 +48,6 @@ impl<R: Register> Decider<R> {
             tokio::spawn(reach_again(Arc::downgrade(self)));
         }
         result
-    }
-
-    /// Whether the server writes.
-    async fn writes(&self) -> bool {
-        let first = self.reach.first.clone();
-        let swapped = self
-            .register
-            .swap(META, Some(first.version), first, u64::MAX);
-        let swapped = async { swapped.await.map_err(super::Refused::into_error) };
-        let swapped = in_time(&self.register, swapped).await;
-        // Where something else is there, it isn't the register that the engine was opened on.
-        matches!(swapped, Ok(Swapped::Done { .. }))
     }
 }
 

@@ -45,6 +45,18 @@ impl ServerTime {
         Timestamp(answered.0.saturating_sub(took))
     }
 
+    /// When a moment of the server's comes on the engine's time line, at the earliest.
+    pub(super) fn local(&self, at: Timestamp) -> Timestamp {
+        let ahead = self.ahead_ms.load(Ordering::Relaxed);
+        Timestamp(at.0.saturating_sub_signed(ahead))
+    }
+
+    /// The same, at the latest.
+    pub(super) fn local_at_latest(&self, at: Timestamp) -> Timestamp {
+        let ahead = self.ahead_ms_least.load(Ordering::Relaxed);
+        Timestamp(at.0.saturating_sub_signed(ahead.saturating_sub(1)))
+    }
+
     /// The latest that it can be on the server.
     pub(super) fn latest(&self) -> Timestamp {
         let ahead = self.ahead_ms.load(Ordering::Relaxed);

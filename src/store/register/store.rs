@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
-use super::connect::{Connected, waited_in};
+use super::connect::{Connected, waited_in, watched};
 use super::decider::Decider;
 use super::due;
 use super::news::{self, News};
@@ -21,10 +21,13 @@ use super::room::{Limit, Room};
 use super::server_time::ServerTime;
 use super::versions::Versions;
 use super::walk::{Walk, Walked};
+use super::watch;
 use super::worker::{Jobs, Worker};
 use super::{Cursor, Page, Refused, Register};
+use crate::clock::Timestamp;
 use crate::decision::{self, Command, Context};
 use crate::error::{Error, Result};
+use crate::mutant::{self, Mutant};
 use crate::observe::Meters;
 use crate::progress::{Progress, Stage};
 use crate::record::{Record, Stored};
@@ -71,24 +74,28 @@ impl<R: Register> RegisterStore<R> {
             timeline,
             seed,
         } = connected;
+        let time = ServerTime::new(timeline);
         let access = Access {
             shared: Arc::new(Decider {
                 register,
                 secret,
                 rules,
                 observer,
-                time: ServerTime::new(timeline),
+                first: watched(first, &time),
+                time,
                 own: Mutex::default(),
                 versions: Versions::after(seed),
                 replies: Replies::new(caching),
                 news,
                 running: Arc::default(),
-                reach: Reach::new(first),
+                reach: Reach::default(),
+                meters: meters.clone(),
                 room: Room::new(limit),
             }),
             jobs: worker.jobs().clone(),
         };
         news::start(&access.jobs, &access.shared, told);
+        watch::start(&access.jobs, &access.shared);
         Self {
             access,
             meters,
@@ -203,6 +210,18 @@ impl<R: Register> Store for RegisterStore<R> {
         Some(self.access.later(live))
     }
 
+    fn local(&self, at: Timestamp) -> Timestamp {
+        self.access.shared.time.local(at)
+    }
+
+    /// Whatever the clocks do, it is no longer than the lease.
+    fn lease_end(&self, sent: Timestamp, lease: Duration, until: Timestamp) -> Timestamp {
+        if mutant::is_on(Mutant::LeaseByServersClock) {
+            return until;
+        }
+        sent.plus(lease).min(self.local(until))
+    }
+
     fn submit(&self, request: Request, answer: Answer) {
         let Access { shared, jobs } = self.access.clone();
         let Some(run) = shared.running.begin() else {
@@ -230,6 +249,7 @@ impl<R: Register> Store for RegisterStore<R> {
     fn sweep(&self) -> Result<Swept> {
         self.access.waited(|shared| async move {
             shared.prune_own();
+            shared.in_time(shared.look_at_first()).await?;
             let mut records = 0;
             while !shared.running.is_closed() {
                 let sweep = async {
@@ -263,6 +283,7 @@ impl<R: Register> Store for RegisterStore<R> {
             queued: self.access.shared.running.commands() as u64,
             replay_cache_bytes: self.access.shared.replies.bytes(),
             refused_overloaded: self.access.shared.room.refused(),
+            register_losses: self.access.shared.first.losses(),
             ..Figures::default()
         }
     }
@@ -318,7 +339,9 @@ impl<R: Register> Store for RegisterStore<R> {
 
     fn readiness(&self) -> Result<()> {
         self.condition()?;
-        self.access.shared.reach.check()
+        let shared = &self.access.shared;
+        shared.reach.check()?;
+        shared.first.check(shared.time.asking())
     }
 
     fn close(&self) -> Result<()> {

@@ -52,7 +52,7 @@ impl Node {
             retention: RETENTION,
             keeps_keys: true,
         };
-        let connected = connect(register, None, Arc::new(clock.clone())).unwrap();
+        let connected = connect(register, None, Arc::new(clock.clone()), LEASE).unwrap();
         let caching = Caching {
             bytes: 0,
             time: Duration::ZERO,

@@ -1,6 +1,6 @@
 //! Walking through all cells, page by page.
 
-use super::meta::META;
+use super::first_cell::FIRST;
 use super::record::Held;
 use super::store::Access;
 use super::{Cursor, Page, Register};
@@ -52,7 +52,7 @@ impl<R: Register> Iterator for Walk<R> {
              }| {
                 self.is_over = next.is_none();
                 self.from = next;
-                let records = values.iter().filter(|(id, _)| *id != META);
+                let records = values.iter().filter(|(id, _)| *id != FIRST);
                 let walked = records.map(|(id, value)| Walked {
                     stored: Held::of(value, &id.0).map(|held| held.stored),
                     now: Timestamp(now_ms),
