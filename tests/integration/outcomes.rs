@@ -233,7 +233,7 @@ fn an_outcome_ends_with_its_retention_and_a_sweep_removes_it() {
     ledger.pay_and_die(granted(&engine, "once"), "first");
     ledger.pay_and_die(granted(&engine, "again"), "first");
     drop(granted(&engine, "abandoned"));
-    ledger.clock.advance(RETENTION);
+    ledger.clock.advance(LEASE + RETENTION);
     ledger.pay_and_die(granted(&engine, "again"), "second");
     engine.sweep().unwrap();
     assert_eq!(ledger.outcomes(), 1);

@@ -127,10 +127,13 @@ impl Shared {
         (set.disk_bytes() + taken_meanwhile < most).then(|| members.to_vec())
     }
 
-    /// When a segment will be unlinked, unless attempts in it are held.
+    /// When a segment will be unlinked, about, unless attempts in it are held.
     fn due(&self, sealed: &Sealed) -> Timestamp {
         let rolled_at = Timestamp(sealed.rolled.rolled_at_ms);
-        sealed.ends_at().min(rolled_at.plus(self.rules.retention))
+        sealed
+            .ends()
+            .last()
+            .min(rolled_at.plus(self.rules.retention))
     }
 
     /// When the first of those would have been that went into a segment.
@@ -233,8 +236,10 @@ impl Shared {
         let path = self.folder.unfinished_sealed(&header);
         let set = self.view.segments();
         writer.retain_attempts(|attempt| set.newest_slot(attempt.short).is_none());
-        let ends_at = members.iter().map(|sealed| sealed.ends_at()).max();
-        writer.finish(header, rolled.holds, ends_at.unwrap_or(Timestamp(0)))?;
+        for sealed in members {
+            writer.ends.include(&sealed.ends());
+        }
+        writer.finish(header, rolled.holds)?;
         let tallies = members.iter().map(|sealed| &sealed.tally);
         let tally = Arc::new(Tally::merging(header, tallies));
         let cache_bytes = self

@@ -9,6 +9,7 @@ mod budget;
 mod condition;
 mod disk;
 mod edge;
+mod ends;
 mod export;
 mod filter;
 mod folder;

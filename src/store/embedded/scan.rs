@@ -362,8 +362,7 @@ fn index(journal: &Journal, outline: &Outline, bytes: usize) {
         OutlineState::Completed { ends_at } => (SlotKind::Completed, ends_at),
         OutlineState::Removed => (SlotKind::Removed, Timestamp(0)),
     };
-    let sequence = outline.heading.sequence;
-    let slot = Slot::new(sequence, kind);
+    let slot = Slot::new(outline.heading.sequence, kind);
     journal.index.insert_newer(outline.digest.short(), slot);
-    journal.count(sequence, bytes, ends_at);
+    journal.count(slot, bytes, ends_at);
 }

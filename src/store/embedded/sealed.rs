@@ -12,6 +12,7 @@ use super::blob::{self, Run};
 use super::block::{self, Begun, Block};
 use super::disk::data_file;
 use super::edge::{Edge, Owned, io_error, redb_call};
+use super::ends::Ends;
 use super::filter::Filter;
 use super::journal_file::taken_by;
 use super::manifest::{RolledRow, SegmentContent};
@@ -34,8 +35,10 @@ pub(super) struct SealedHeader {
     /// How many of its entries are here: the newest of each key.
     pub(super) keys: u64,
     pub(super) blocks: u64,
-    /// When the last of the records is over, unless it is held.
-    pub(super) ends_at_ms: u64,
+    /// When the last of the records is over that isn't one of the listed attempts.
+    pub(super) answers_end_ms: u64,
+    /// When the last of the attempts is over, settled or not, unless it is held.
+    pub(super) attempts_end_ms: u64,
 }
 
 /// An attempt that was in flight when its segment was sealed.
@@ -285,8 +288,13 @@ impl Sealed {
         self.header.keys
     }
 
-    pub(super) fn ends_at(&self) -> Timestamp {
-        Timestamp(self.header.ends_at_ms)
+    /// When the last of its records is over. What isn't one of the listed attempts counts as an answer.
+    pub(super) fn ends(&self) -> Ends {
+        let header = &self.header;
+        Ends::new(
+            Timestamp(header.answers_end_ms),
+            Timestamp(header.attempts_end_ms),
+        )
     }
 
     /// What the filter and the fences take in memory.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::disk::Step;
+use super::ends::Ends;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::journal::Journal;
@@ -221,7 +222,8 @@ impl Shared {
         let Some(rolled) = journal.rolled() else {
             unreachable!("only rolled segments are sealed");
         };
-        writer.finish(journal.tally.header, rolled.holds, journal.ends_at())?;
+        writer.ends.include(&journal.ends);
+        writer.finish(journal.tally.header, rolled.holds)?;
         let entries = rolled.holds.entries;
         let cache_bytes = self.budget.sealed(entries, set.sealed_entries() + entries);
         let sealed = Sealed::open(path, &journal.tally, *rolled, cache_bytes)?;
@@ -325,11 +327,15 @@ fn copy_entry(
         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
         _ => writer.push(short, entry)?,
     }
-    if slot.kind() == SlotKind::InFlight
-        && let Ok(outline) = codec::outline_at(entry, sequence)
-        && let OutlineState::InFlight { lease_until, .. } = outline.state
-    {
+    if slot.kind() != SlotKind::InFlight {
+        return Ok(());
+    }
+    let state = codec::outline_at(entry, sequence).map(|outline| outline.state);
+    if let Ok(OutlineState::InFlight { lease_until, .. }) = state {
         writer.note_attempt(SealedAttempt { short, lease_until });
+    } else {
+        let attempts_end = journal.ends.attempts();
+        writer.ends.include(&Ends::new(attempts_end, attempts_end));
     }
     Ok(())
 }

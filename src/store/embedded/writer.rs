@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::batch::Batch;
+use super::batch::{Batch, Publication};
 use super::disk::Step;
 use super::folder::Folder;
 use super::journal::Journal;
@@ -14,7 +14,7 @@ use super::set::SegmentSet;
 use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
 use super::upkeep;
-use super::view::{Current, Publication};
+use super::view::Current;
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
@@ -267,8 +267,8 @@ impl Writer {
                 Some(stored) => stored.record.ends_at(),
                 None => Timestamp(0),
             };
-            let sequence = publication.sequence;
-            let count = || self.active.count(sequence, bytes.len(), ends_at);
+            let slot = publication.slot();
+            let count = || self.active.count(slot, bytes.len(), ends_at);
             if mutant::is_on(Mutant::CountsFirst) {
                 count();
             }

@@ -560,7 +560,7 @@ fn everything_can_be_walked_through_though_it_takes_several_pages() {
     assert_eq!(node.0.in_flight().unwrap().len(), 1_250);
     let found = node.0.verify(&mut |_| ()).unwrap();
     assert_eq!((found.entries, found.is_sound()), (2_500, true));
-    clock.advance(RETENTION);
+    clock.advance(LEASE + RETENTION);
     assert_eq!(node.0.export().flatten().count(), 0);
     assert_eq!(node.0.sweep().unwrap().records, 2_500);
 }
