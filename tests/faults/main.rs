@@ -9,4 +9,5 @@ mod mutants;
 mod panics;
 mod power_cuts;
 mod promises;
+mod unclear;
 mod user;
