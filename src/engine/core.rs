@@ -18,7 +18,7 @@ use crate::limits::Terms;
 use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
-use crate::store::{Answer, Glance, Reads, Request, Seen, Store, failed};
+use crate::store::{Answer, Glance, Reads, Request, Seen, Store, gone};
 use crate::sync::Mutex;
 use crate::sync::thread::JoinHandle;
 
@@ -250,10 +250,9 @@ impl Core {
         }
     }
 
-    /// Why the store answered nothing: it is closed, or its thread is ending by a panic that isn't noted yet.
+    /// Why the store answered nothing; whether it has changed something is unknown.
     fn gone(&self) -> Error {
-        let reason = self.store.condition().err();
-        reason.unwrap_or_else(|| failed("its thread panicked"))
+        gone(&*self.store)
     }
 
     /// Refuses new work, finishes what is queued, ends the threads and wakes every waiter.

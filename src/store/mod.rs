@@ -275,6 +275,14 @@ pub(crate) fn failed(reason: &str) -> Error {
     )
 }
 
+/// Why a store answered nothing: it is closed, or its thread is ending by a panic that may not be noted yet. What was
+/// asked may have been in that thread's hands, and may be found made once the engine is opened again.
+pub(crate) fn gone(store: &dyn Store) -> Error {
+    let reason = store.condition().err();
+    let reason = reason.unwrap_or_else(|| failed("its thread panicked"));
+    reason.of_unknown_outcome()
+}
+
 /// The answer to a write that finds the store busy to go on after an error.
 pub(crate) fn interrupted(reason: &str) -> Error {
     Error::new(

@@ -34,12 +34,13 @@ impl Writer {
     /// Everybody who waits gets an error, and nothing changes until [`resume`](Writer::resume) has succeeded.
     pub(super) fn interrupt(&mut self, error: &Error) {
         let shared = &self.shared;
-        shared.condition.interrupt(&with_causes(error));
+        let reason = with_causes(error);
+        shared.condition.interrupt(&reason);
         self.step(Step::Interrupted);
         for (answer, _) in self.batch.answers.drain(..) {
             let unclear = Error::new(
                 ErrorKind::Io,
-                format!("whether this took effect is unclear, because the disk failed: {error}"),
+                format!("whether this took effect is unclear, because the disk failed: {reason}"),
             );
             answer.send(Err(unclear.of_unknown_outcome()));
         }
