@@ -279,6 +279,8 @@ pub(crate) fn failed(reason: &str) -> Error {
 /// asked may have been in that thread's hands, and may be found made once the engine is opened again.
 pub(crate) fn gone(store: &dyn Store) -> Error {
     let reason = store.condition().err();
+    // An interruption that was noted before the panic isn't why nobody answers.
+    let reason = reason.filter(|reason| reason.kind() != ErrorKind::Unavailable);
     let reason = reason.unwrap_or_else(|| failed("its thread panicked"));
     reason.of_unknown_outcome()
 }

@@ -111,15 +111,31 @@ fn what_is_asked_while_the_store_is_interrupted_has_not_been_made_and_passes() {
 #[test]
 fn what_was_in_the_writers_hands_when_it_panicked_may_have_been_made_and_what_is_asked_later_was_not()
  {
-    for step in ["Decided", "Committing", "Committed", "Published"] {
+    let steps = [
+        "Decided",
+        "Committing",
+        "Committed",
+        "Published",
+        "Interrupted",
+    ];
+    for step in steps {
         let bench = Failing::open(Failures::None);
         let held = granted(&bench.engine, 0);
         bench.recorder.panic_at(step, 0);
+        if step == "Interrupted" {
+            bench.recorder.fail(Failures::Syncs);
+        }
         let unclear = begin(&bench.engine, 1).unwrap_err();
         assert_eq!(says(&unclear), (ErrorKind::Failed, false, true), "{step}");
-        while bench.engine.health().is_ready() {
+        let has_failed = |engine: &Engine| {
+            let health = engine.health();
+            let mut reason = health.reason().into_iter();
+            reason.any(|reason| reason.kind() == ErrorKind::Failed)
+        };
+        while !has_failed(&bench.engine) {
             std::thread::yield_now();
         }
+        bench.recorder.fail(Failures::None);
         let known = (ErrorKind::Failed, false, false);
         assert_eq!(says(&begin(&bench.engine, 2).unwrap_err()), known, "{step}");
         let refused = held.complete(Reply::new(200, "x")).unwrap_err();

@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::clock::Timestamp;
 use crate::codec::JournalEntry;
 use crate::decision;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
 use crate::record::{Record, Stored};
@@ -262,6 +262,8 @@ impl Shared {
     /// Why the writer doesn't answer.
     fn gone(&self) -> Error {
         let reason = self.condition.check().err();
+        // An interruption that was noted before the panic isn't why nobody answers.
+        let reason = reason.filter(|reason| reason.kind() != ErrorKind::Unavailable);
         reason.unwrap_or_else(|| failed("its thread panicked"))
     }
 
