@@ -9,5 +9,6 @@ mod mutants;
 mod panics;
 mod power_cuts;
 mod promises;
+mod slow_commits;
 mod unclear;
 mod user;
