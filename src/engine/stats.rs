@@ -81,6 +81,7 @@ pub struct Sweep {
 #[derive(Debug)]
 pub struct Health {
     error: Option<Error>,
+    warnings: Vec<Error>,
 }
 
 impl Health {
@@ -93,6 +94,14 @@ impl Health {
     /// or their segments at the limit on disk space ([`ErrorKind::Full`](crate::ErrorKind::Full): known keys still work).
     pub fn reason(&self) -> Option<&Error> {
         self.error.as_ref()
+    }
+
+    /// What fails behind the scenes while the engine goes on: a full segment can't be rolled, or
+    /// rolled ones can't be sealed or merged, or a sweep fails. Each is tried again by itself, and
+    /// is gone from here once that succeeds. Until then it takes memory or disk space, and time at
+    /// the next open. On a register: none.
+    pub fn warnings(&self) -> &[Error] {
+        &self.warnings
     }
 }
 
@@ -128,7 +137,8 @@ impl Core {
 
     pub(super) fn health(&self) -> Health {
         let error = self.store.readiness().and_then(|()| self.room()).err();
-        Health { error }
+        let warnings = self.store.warnings();
+        Health { error, warnings }
     }
 
     /// Whether there is room for a new key.

@@ -119,6 +119,7 @@ impl Guard {
     }
 
     fn outcome_row(&self, reply: &Reply) -> Result<Draft> {
+        self.core.store.check_place()?;
         let now = self.core.timeline.now();
         let stored = self.core.store.load(&self.digest)?;
         let context = Context {

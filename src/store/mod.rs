@@ -111,6 +111,18 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
         self.condition()
     }
 
+    /// `Ok` unless what was acknowledged is lost to whoever opens the store next: its folder was
+    /// moved or removed.
+    #[cfg(any(test, feature = "register"))]
+    fn check_place(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What fails behind the scenes while grants are possible.
+    fn warnings(&self) -> Vec<Error> {
+        Vec::new()
+    }
+
     /// The database that the caller's transactions may complete keys in, if the store keeps its records there.
     #[cfg(any(test, feature = "register"))]
     fn database(&self) -> Option<&(dyn Any + Send + Sync)> {

@@ -40,7 +40,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("bincode", &["codec"]),
     ("twox_hash", &["codec"]),
     ("quick_cache", &["store/replay_cache"]),
-    ("rustix", &["store/embedded/disk"]),
+    (
+        "rustix",
+        &["store/embedded/directory", "store/embedded/disk"],
+    ),
     ("chacha20poly1305", &["encryption"]),
     ("crossbeam_channel", &["sync"]),
     // Elsewhere only for locks that nothing from `sync` is used under.

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::ops::Bound;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 
 use super::blob::{self, Run};
+use super::directory::Name;
 use super::edge::{Edge, redb_call};
 use super::folder::Folder;
 use super::index::{Checkpoint, Index};
@@ -54,15 +54,15 @@ pub(super) struct Journal {
 impl Journal {
     /// Makes an empty segment, durable but for its folder's entry.
     pub(super) fn create(
-        path: &Path,
+        name: &Name,
         tally: Arc<Tally>,
         opened_at: Timestamp,
         cache_bytes: usize,
     ) -> Result<Self> {
-        let file = Folder::create_file(path)?;
+        let file = Folder::create_file(name)?;
         let header_bytes = codec::encode_sealed(&tally.header)?;
         let file = redb_call(WHAT, || {
-            let file = JournalFile::create(file, path, cache_bytes)?;
+            let file = JournalFile::create(file, name, cache_bytes)?;
             let transaction = file.begin_write()?;
             transaction
                 .open_table(HEADER)?
@@ -76,7 +76,7 @@ impl Journal {
 
     /// Opens a segment's file and checks that it is the expected one.
     pub(super) fn open(
-        path: &Path,
+        name: &Name,
         tally: Arc<Tally>,
         opened_at: Timestamp,
         how: How,
@@ -84,11 +84,11 @@ impl Journal {
         on_repair: OnRepair,
     ) -> Result<Self> {
         let file = redb_call(WHAT, || match how {
-            How::Active => JournalFile::open(path, cache_bytes, on_repair),
+            How::Active => JournalFile::open(name, cache_bytes, on_repair),
             How::Rolled(rolled) if !rolled.is_cut => {
-                JournalFile::open_rolled(path, cache_bytes, on_repair)
+                JournalFile::open_rolled(name, cache_bytes, on_repair)
             }
-            How::Rolled(_) | How::Crashed => JournalFile::freeze(path, cache_bytes, on_repair),
+            How::Rolled(_) | How::Crashed => JournalFile::freeze(name, cache_bytes, on_repair),
         })?;
         file.check_header(&tally.header)?;
         let segment = Self::new(tally, opened_at, file);
@@ -102,9 +102,9 @@ impl Journal {
     }
 
     /// The same segment with a new handle of its file, to which nothing is written any more.
-    pub(super) fn freeze(&self, path: &Path, cache_bytes: usize) -> Result<Self> {
+    pub(super) fn freeze(&self, name: &Name, cache_bytes: usize) -> Result<Self> {
         let file = redb_call(WHAT, || {
-            JournalFile::freeze(path, cache_bytes, Arc::new(|_| {}))
+            JournalFile::freeze(name, cache_bytes, Arc::new(|_| {}))
         })?;
         file.check_header(&self.tally.header)?;
         let frozen = Self {

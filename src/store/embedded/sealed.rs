@@ -1,8 +1,6 @@
 //! A sealed segment: the newest entry per key of a journal, in the order of their digests, read-only.
 
 use std::fmt;
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, TableDefinition};
@@ -10,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blob::{self, Run};
 use super::block::{self, Begun, Block};
+use super::directory::Name;
 use super::disk::data_file;
 use super::edge::{Edge, Owned, io_error, redb_call};
 use super::filter::Filter;
@@ -67,12 +66,12 @@ impl Sealed {
     /// Opens a sealed segment and checks that it is the expected one. Reads its filter and its fences,
     /// and none of its entries.
     pub(super) fn open(
-        path: &Path,
+        name: &Name,
         tally: &Arc<Tally>,
         rolled: RolledRow,
         cache_bytes: usize,
     ) -> Result<Self> {
-        let opened = Opened::open(path, cache_bytes)?;
+        let opened = Opened::open(name, cache_bytes)?;
         let (filter, fences) = redb_call(WHAT, || {
             let filter = blob::read(&opened.runs, Run::Filter)?;
             Ok((filter, blob::read(&opened.runs, Run::Fences)?))
@@ -100,14 +99,14 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
-            disk_bytes: taken_by(path).map_err(|error| io_error("a sealed segment", error))?,
+            disk_bytes: taken_by(name).map_err(|error| io_error("a sealed segment", error))?,
             edge: Edge::default(),
         })
     }
 
     /// The same segment, opened anew with another share of the page caches.
-    pub(super) fn reopen(&self, path: &Path, cache_bytes: usize) -> Result<Self> {
-        let opened = Opened::open(path, cache_bytes)?;
+    pub(super) fn reopen(&self, name: &Name, cache_bytes: usize) -> Result<Self> {
+        let opened = Opened::open(name, cache_bytes)?;
         Ok(Self {
             tally: Arc::clone(&self.tally),
             rolled: self.rolled,
@@ -118,7 +117,7 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
-            disk_bytes: taken_by(path).map_err(|error| io_error("a sealed segment", error))?,
+            disk_bytes: taken_by(name).map_err(|error| io_error("a sealed segment", error))?,
             edge: Edge::default(),
         })
     }
@@ -324,11 +323,11 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+    fn open(name: &Name, cache_bytes: usize) -> Result<Self> {
         redb_call(WHAT, || {
             let file = Database::builder()
                 .set_cache_size(cache_bytes)
-                .open_read_only_with_backend(data_file(File::open(path)?, path)?)?;
+                .open_read_only_with_backend(data_file(name.open_to_read()?, name)?)?;
             let transaction = file.begin_read()?;
             let header = transaction.open_table(HEADER)?.get(())?;
             let header = header.map(|row| row.value().to_vec()).unwrap_or_default();

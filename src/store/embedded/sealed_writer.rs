@@ -1,12 +1,12 @@
 //! Writing a sealed segment's file.
 
 use std::ops::Bound;
-use std::path::Path;
 
 use redb::Database;
 
 use super::blob::{self, Run};
 use super::block::{self, Packed, Packer};
+use super::directory::Name;
 use super::disk::data_file;
 use super::edge::{Owned, redb_call};
 use super::filter::Filter;
@@ -36,12 +36,12 @@ pub(super) struct SealedWriter {
 
 impl SealedWriter {
     /// Begins a file for at most so many keys.
-    pub(super) fn create(path: &Path, keys: usize, cache_bytes: usize) -> Result<Self> {
-        let file = Folder::create_file(path)?;
+    pub(super) fn create(name: &Name, keys: usize, cache_bytes: usize) -> Result<Self> {
+        let file = Folder::create_file(name)?;
         let file = redb_call(WHAT, || {
             let database = Database::builder()
                 .set_cache_size(cache_bytes)
-                .create_with_backend(data_file(file, path)?)?;
+                .create_with_backend(data_file(file, name)?)?;
             Ok(Owned::new(database))
         })?;
         Ok(Self {

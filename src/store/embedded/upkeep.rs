@@ -49,6 +49,7 @@ impl Shared {
     /// and to write again what must outlive its segment.
     pub(super) fn sweep(&self) -> Result<Swept> {
         self.condition.check_readable()?;
+        self.check_place()?;
         if self.condition.check().is_ok() {
             self.ask_writer(Job::Tidy)?;
         }

@@ -15,6 +15,7 @@ use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
 use super::upkeep;
 use super::view::{Current, Publication};
+use super::warnings::Chore;
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
@@ -68,12 +69,12 @@ impl Writer {
         }
     }
 
-    /// Works until it is told to stop and everything queued is done. After an error of the disk it goes on as soon as
-    /// it can.
+    /// Works until it is told to stop and everything queued is done, or the store has failed for
+    /// good. After an error of the disk it goes on as soon as it can.
     pub(super) fn run(&mut self) {
         while let Err(error) = self.run_until_error() {
             self.interrupt(&error);
-            if !self.resume() {
+            if error.kind() == ErrorKind::Failed || !self.resume() {
                 return;
             }
         }
@@ -91,6 +92,7 @@ impl Writer {
                 self.take(job);
             }
             self.shared.lanes.unpark();
+            self.shared.condition.check_not_failed()?;
             self.commit()?;
             self.roll_if_due()?;
             // The sweep goes on once the roll that it asked for is done, too.
@@ -236,6 +238,7 @@ impl Writer {
             if !mutant::is_on(Mutant::BelievesFailedSync) {
                 appended?;
             }
+            self.shared.check_place()?;
             self.step(Step::Committed);
             let entries = self.batch.publications.len();
             let meters = &self.shared.meters;
@@ -316,7 +319,10 @@ impl Writer {
 
     /// Goes on in a new segment. The old one is finished first, so that no open has to repair it.
     fn roll(&mut self, now: Timestamp) -> Result<()> {
-        let Ok(journal) = self.next_journal(now) else {
+        self.shared.check_place()?;
+        let journal = self.next_journal(now);
+        self.shared.warnings.note(Chore::Rolling, &journal);
+        let Ok(journal) = journal else {
             // Nothing refers to it yet: the old segment can take more, and the disk may recover.
             self.next_roll = now.plus(ROLL_RETRY);
             return Ok(());
