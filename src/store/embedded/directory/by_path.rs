@@ -1,5 +1,7 @@
 //! Where there are no handles of directories: everything is done by the path.
 
+#![allow(clippy::unnecessary_wraps, clippy::unused_self)] // On Unix the system is asked.
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,7 +57,6 @@ impl Handle {
         sync(&self.0)
     }
 
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // The handle on Unix can tell.
     pub(super) fn may_others_write(&self) -> io::Result<bool> {
         Ok(false)
     }
@@ -74,17 +75,14 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-#[allow(clippy::unnecessary_wraps)] // On Unix the system is asked.
 pub(in super::super) fn place_of(_: &Path) -> io::Result<FileId> {
     Ok(None)
 }
 
-#[allow(clippy::unnecessary_wraps)] // On Unix the system is asked.
 pub(in super::super) fn id_of(_: &File) -> io::Result<FileId> {
     Ok(None)
 }
 
-#[allow(clippy::unnecessary_wraps)] // On Unix the system is asked.
 pub(in super::super) fn origin_of(_: &File) -> io::Result<(u64, u64)> {
     Ok((0, 0))
 }
