@@ -11,7 +11,7 @@ mod system;
 #[path = "directory/by_path.rs"]
 mod system;
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +31,16 @@ enum Access {
     Create,
     /// To read and to write, made if it isn't there; waits for nobody at the other end of a pipe.
     Lock,
+}
+
+/// What the system says of a name, links not followed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// Not so for a link, a directory, or whatever else isn't a file with bytes in it.
+    pub(super) is_file: bool,
+    pub(super) bytes: u64,
+    /// How many bytes of the disk it takes, holes left out where the system tells.
+    pub(super) taken_bytes: u64,
 }
 
 /// A directory that is held open.
@@ -120,24 +130,19 @@ impl Name {
         self.open(Access::Lock)
     }
 
-    /// What the system says of the file.
-    pub(super) fn metadata(&self) -> io::Result<Metadata> {
-        self.open_to_read()?.metadata()
+    /// What there is of this name, if there is anything.
+    pub(super) fn look(&self) -> io::Result<Option<Found>> {
+        self.directory.handle.look(&self.text)
+    }
+
+    /// How many bytes the file has.
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        let found = self.look()?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(found.bytes)
     }
 
     pub(super) fn is_there(&self) -> io::Result<bool> {
-        let is_there = |_| true;
-        Ok(self
-            .directory
-            .handle
-            .look(&self.text)?
-            .is_some_and(is_there))
-    }
-
-    /// Whether it is a link, a directory, or whatever else isn't a file with bytes in it.
-    pub(super) fn is_no_file(&self) -> io::Result<bool> {
-        let is_file = self.directory.handle.look(&self.text)?;
-        Ok(is_file == Some(false))
+        Ok(self.look()?.is_some())
     }
 
     pub(super) fn rename(&self, to: &Self) -> io::Result<()> {
@@ -173,7 +178,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         fs::write(path.join("name"), "another's").unwrap();
 
-        assert_eq!(name.metadata().unwrap().len(), 0);
+        assert_eq!(name.bytes().unwrap(), 0);
         name.rename(&other).unwrap();
         assert!(!name.is_there().unwrap());
         assert_eq!(directory.names().unwrap(), ["other"]);
@@ -196,7 +201,7 @@ mod tests {
         assert!(link.open_to_read().is_err());
         assert!(link.open_to_change().is_err());
         assert!(link.open_to_lock().is_err());
-        assert!(link.is_no_file().unwrap());
+        assert!(!link.look().unwrap().unwrap().is_file);
         link.remove().unwrap();
         assert!(outside.path().exists());
         assert!(!link.is_there().unwrap());

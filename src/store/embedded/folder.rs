@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -33,8 +33,9 @@ pub(super) struct Folder {
     directory: Arc<Directory>,
     /// Holds the operating system's lock while it is open. The file is never unlinked.
     lock: Mutex<Option<File>>,
-    /// Which file that is.
+    /// Which file that is, and where it is as long as the folder is at its path.
     locked: FileId,
+    place: PathBuf,
     /// What changes when the folder is copied, and stays when it is moved.
     origin: (u64, u64),
     failed_syncs: AtomicU64,
@@ -61,12 +62,14 @@ impl Folder {
         let directory = Directory::open(path)
             .map_err(|error| io_error("the engine's folder can't be opened", error))?;
         check_ours(&directory)?;
-        let lock = open_lock(&directory.name(LOCK))?;
+        let name = directory.name(LOCK);
+        let lock = open_lock(&name)?;
         acquire(&lock, lock_wait)?;
         let looked = |error| io_error("the folder's lock file can't be looked at", error);
         let folder = Self {
             directory,
             locked: directory::id_of(&lock).map_err(looked)?,
+            place: name.path().to_owned(),
             origin: directory::origin_of(&lock).map_err(looked)?,
             lock: Mutex::new(Some(lock)),
             failed_syncs: AtomicU64::new(0),
@@ -87,8 +90,7 @@ impl Folder {
     /// lock file isn't the one any more that keeps others out.
     pub(super) fn check_place(&self) -> Result<()> {
         use io::ErrorKind::{NotADirectory, NotFound};
-        let lock = self.directory.name(LOCK);
-        let found = match directory::place_of(lock.path()) {
+        let found = match directory::place_of(&self.place) {
             Ok(found) => found,
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => None,
             Err(error) => {
@@ -170,11 +172,8 @@ impl Folder {
     /// The bytes of all files of segments. What is unlinked meanwhile isn't counted.
     pub(super) fn segment_bytes(&self) -> u64 {
         let files = self.segment_files().unwrap_or_default();
-        let sizes = files.into_iter().map(|file| {
-            let metadata = self.segment(file).metadata();
-            metadata.map_or(0, |metadata| metadata.len())
-        });
-        sizes.sum()
+        let bytes = |file| self.segment(file).bytes().unwrap_or(0);
+        files.into_iter().map(bytes).sum()
     }
 
     /// A new, empty file that only its owner may read.
@@ -324,7 +323,8 @@ fn open_lock(name: &Name) -> Result<File> {
         )
     };
     let unopened = |error| io_error("the folder's lock file can't be opened for writing", error);
-    if name.is_no_file().map_err(unopened)? {
+    let found = name.look().map_err(unopened)?;
+    if found.is_some_and(|found| !found.is_file) {
         return Err(not_ours());
     }
     let lock = name.open_to_lock().map_err(unopened)?;

@@ -170,11 +170,8 @@ impl JournalFile {
 
 /// How many bytes of the disk a file takes, holes left out where the system tells.
 pub(super) fn taken_by(name: &Name) -> std::io::Result<u64> {
-    let metadata = name.metadata()?;
-    #[cfg(unix)]
-    return Ok(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
-    #[cfg(not(unix))]
-    Ok(metadata.len())
+    let found = name.look()?.ok_or(std::io::ErrorKind::NotFound)?;
+    Ok(found.taken_bytes)
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is between 0 and 1.

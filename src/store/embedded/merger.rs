@@ -90,8 +90,8 @@ impl Shared {
             let begun = Begun::now();
             let result = self.merge(&members);
             self.meters.merged(begun, &result);
-            if result.is_err() {
-                self.warnings.note(Chore::Merging, &result);
+            if let Err(error) = &result {
+                self.warnings.failed(Chore::Merging, error);
             }
             match result {
                 Ok(true) => self.share_caches()?,
@@ -117,7 +117,7 @@ impl Shared {
         let unreadable = self.merging.unreadable.lock();
         let is_unreadable = |sealed: &Arc<Sealed>| unreadable.contains(&sealed.tally.id());
         if !rests && !self.merging.is_held() && !set.sealed.iter().any(is_unreadable) {
-            self.warnings.note(Chore::Merging, &Ok(()));
+            self.warnings.clear(Chore::Merging);
         }
     }
 

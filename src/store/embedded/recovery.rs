@@ -307,8 +307,7 @@ fn is_blank(name: &Name, cache_bytes: usize) -> Result<bool> {
         Ok(holds_something) => Ok(!holds_something),
         // Made, but not to the end. A larger file has held more than a beginning.
         Err(error) if error.kind() == ErrorKind::Corrupt => {
-            let bytes = name.metadata().map_or(u64::MAX, |metadata| metadata.len());
-            Ok(bytes <= FRESH_FILE_BYTES)
+            Ok(name.bytes().unwrap_or(u64::MAX) <= FRESH_FILE_BYTES)
         }
         Err(error) => Err(error),
     }

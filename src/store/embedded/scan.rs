@@ -147,8 +147,7 @@ impl Scan {
         // Mostly there are two entries per key.
         let unread = rows.saturating_sub(journal.entries());
         // What the file says of itself isn't checked yet; its length is what it is.
-        let file = folder.journal(row.id).metadata();
-        let bytes = file.map_or(0, |file| file.len());
+        let bytes = folder.journal(row.id).bytes().unwrap_or(0);
         let keys = (unread / 2).min(bytes / LEAST_ENTRY_BYTES);
         journal.index.reserve(usize::try_from(keys).unwrap_or(0));
         let tell = || {

@@ -31,16 +31,24 @@ impl Chore {
 pub(super) struct Warnings(Mutex<BTreeMap<Chore, (ErrorKind, String)>>);
 
 impl Warnings {
-    /// Notes how a try has ended. One that the store's own end has ended says nothing.
+    /// Notes how a try has ended.
     pub(super) fn note<T>(&self, chore: Chore, result: &Result<T>) {
         match result {
-            Ok(_) => drop(self.0.lock().remove(&chore)),
-            Err(error) if matches!(error.kind(), ErrorKind::Closed | ErrorKind::Failed) => {}
-            Err(error) => {
-                let reason = with_causes(error);
-                self.0.lock().insert(chore, (error.kind(), reason));
-            }
+            Ok(_) => self.clear(chore),
+            Err(error) => self.failed(chore, error),
         }
+    }
+
+    /// Notes that a try has failed. One that the store's own end has ended says nothing.
+    pub(super) fn failed(&self, chore: Chore, error: &Error) {
+        if !matches!(error.kind(), ErrorKind::Closed | ErrorKind::Failed) {
+            let reason = with_causes(error);
+            self.0.lock().insert(chore, (error.kind(), reason));
+        }
+    }
+
+    pub(super) fn clear(&self, chore: Chore) {
+        self.0.lock().remove(&chore);
     }
 
     pub(super) fn all(&self) -> Vec<Error> {

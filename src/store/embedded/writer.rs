@@ -320,12 +320,14 @@ impl Writer {
     /// Goes on in a new segment. The old one is finished first, so that no open has to repair it.
     fn roll(&mut self, now: Timestamp) -> Result<()> {
         self.shared.check_place()?;
-        let journal = self.next_journal(now);
-        self.shared.warnings.note(Chore::Rolling, &journal);
-        let Ok(journal) = journal else {
+        let journal = match self.next_journal(now) {
+            Ok(journal) => journal,
             // Nothing refers to it yet: the old segment can take more, and the disk may recover.
-            self.next_roll = now.plus(ROLL_RETRY);
-            return Ok(());
+            Err(error) => {
+                self.shared.warnings.failed(Chore::Rolling, &error);
+                self.next_roll = now.plus(ROLL_RETRY);
+                return Ok(());
+            }
         };
         self.step(Step::Rolling);
         self.active.finish()?;
@@ -371,6 +373,7 @@ impl Writer {
         })?;
         shared.view.begin_scopes(new.tally.header.first_sequence);
         self.active = new;
+        shared.warnings.clear(Chore::Rolling);
         self.step(Step::RollListed);
         if is_empty {
             // If this fails, the file is an orphan, and the next open removes it.

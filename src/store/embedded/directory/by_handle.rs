@@ -9,10 +9,12 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::Access;
+use super::{Access, Found};
 
 /// What a group or others need to write.
 const OTHERS_WRITE: u32 = 0o022;
+/// The system's unit for the room that a file takes, whatever the file system's blocks are.
+const BLOCK_BYTES: u64 = 512;
 
 /// Tells a file from all others that are there at the same time: its device and its inode.
 pub(in super::super) type FileId = Option<(u64, u64)>;
@@ -37,10 +39,13 @@ impl Handle {
         Ok(retry_on_intr(|| openat(&self.0, name, flags, mode))?.into())
     }
 
-    /// Whether what has this name is a file; `None` if nothing has.
-    pub(super) fn look(&self, name: &str) -> io::Result<Option<bool>> {
+    pub(super) fn look(&self, name: &str) -> io::Result<Option<Found>> {
         match statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode).is_file())),
+            Ok(found) => Ok(Some(Found {
+                is_file: FileType::from_raw_mode(found.st_mode).is_file(),
+                bytes: u64::try_from(found.st_size).unwrap_or(0),
+                taken_bytes: u64::try_from(found.st_blocks).unwrap_or(0) * BLOCK_BYTES,
+            })),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Access;
+use super::{Access, Found};
 
 /// Nothing tells files apart here.
 pub(in super::super) type FileId = Option<(u64, u64)>;
@@ -29,10 +29,13 @@ impl Handle {
         options.open(self.0.join(name))
     }
 
-    /// Whether what has this name is a file; `None` if nothing has.
-    pub(super) fn look(&self, name: &str) -> io::Result<Option<bool>> {
+    pub(super) fn look(&self, name: &str) -> io::Result<Option<Found>> {
         match self.0.join(name).symlink_metadata() {
-            Ok(found) => Ok(Some(found.is_file())),
+            Ok(found) => Ok(Some(Found {
+                is_file: found.is_file(),
+                bytes: found.len(),
+                taken_bytes: found.len(),
+            })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
