@@ -17,6 +17,8 @@ pub mod register;
 mod replay_cache;
 #[cfg(any(test, feature = "register"))]
 pub mod transaction;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod tries;
 
 #[cfg(any(test, feature = "register"))]
 use std::any::Any;
