@@ -4,25 +4,23 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Client as Pooled, Pool};
+use deadpool_postgres::{Client as Pooled, Pool, Timeouts};
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
-use tokio::time::sleep;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement as Prepared};
 
-use super::failure::{Failure, says_locked};
+use super::failure::{Failure, may_be_had_later, says_locked};
 use super::pool::{Connection, Settings, pool};
 use super::schema::first_contact;
 use super::sql::Sql;
 use crate::error::Result;
 use crate::store::register::Refused;
+use crate::store::tries::Tries;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// How often a statement is tried that the server couldn't carry out beside others, or only on another server.
-const MOST_TRIES: u32 = 8;
-/// The pause before the second try; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// How long a patient statement waits for a row that a transaction of somebody's has changed and not yet committed. A call may
 /// have to do so more than once.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -51,14 +49,6 @@ pub(super) enum Undone {
 }
 
 impl Undone {
-    fn nothing(error: tokio_postgres::Error) -> Self {
-        Self::Nothing {
-            failure: Failure::of(&error),
-            error,
-            culprit: None,
-        }
-    }
-
     /// The same, with the statement that has failed counted otherwise.
     pub(super) fn with_culprit(mut self, place: impl FnOnce(usize) -> usize) -> Self {
         if let Self::Nothing { culprit, .. } = &mut self {
@@ -71,40 +61,45 @@ impl Undone {
 pub(super) struct Link {
     pool: Pool,
     pub(super) settings: Settings,
+    /// How many connections were made.
+    made: Arc<AtomicU64>,
     /// What the first contact has found.
     warnings: Arc<OnceCell<Vec<String>>>,
 }
 
 impl Link {
     pub(super) fn new(mut settings: Settings) -> Result<Self> {
-        let Settings {
-            config, timeout, ..
-        } = &mut settings;
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(*timeout);
-        }
-        // A server that has vanished without a word is noticed by then.
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(*timeout);
-        }
-        Ok(Self {
-            pool: pool(&settings)?,
-            settings,
-            warnings: Arc::default(),
-        })
+        settings.notice_silence();
+        Self::with(settings, Arc::default())
     }
 
     /// The same with connections of its own.
     pub(super) fn apart(&self) -> Result<Self> {
+        Self::with(self.settings.clone(), Arc::clone(&self.warnings))
+    }
+
+    fn with(settings: Settings, warnings: Arc<OnceCell<Vec<String>>>) -> Result<Self> {
+        let made = Arc::default();
         Ok(Self {
-            pool: pool(&self.settings)?,
-            settings: self.settings.clone(),
-            warnings: Arc::clone(&self.warnings),
+            pool: pool(&settings, &made)?,
+            settings,
+            made,
+            warnings,
         })
     }
 
     pub(super) fn warnings(&self) -> &[String] {
         self.warnings.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// How many connections were made so far, but for those that only hear.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    /// The tries that one of the register's calls has.
+    pub(super) fn tries(&self) -> Tries {
+        Tries::within(self.settings.timeout)
     }
 
     /// Carries out one statement, a transaction of its own.
@@ -113,10 +108,10 @@ impl Link {
         sql: &Sql,
         statement: &str,
         parameters: Parameters<'_>,
+        mut tries: Tries,
     ) -> Result<Vec<Row>, Refused> {
-        let mut pause = FIRST_PAUSE;
-        for tries_left in (0..MOST_TRIES).rev() {
-            let lent = self.lend(sql).await?;
+        loop {
+            let lent = self.lend(sql, &mut tries).await?;
             let error = match lent.rows(statement, parameters).await {
                 Ok(rows) => {
                     lent.give_back();
@@ -125,20 +120,11 @@ impl Link {
                 Err(error) => error,
             };
             let failure = Failure::of(&error);
-            if failure.spares_connection() {
-                lent.give_back();
-            }
-            if matches!(failure, Failure::OtherConnection | Failure::Broken) {
-                // The idle ones are of the same sort.
-                self.pool.retain(|_, _| false);
-            }
-            if !failure.may_pass() || tries_left == 0 {
+            self.settle(lent, failure);
+            if !failure.may_pass() || !tries.pause().await {
                 return Err(failure.refused(error));
             }
-            sleep(pause).await;
-            pause *= 2;
         }
-        unreachable!("the last try returns")
     }
 
     /// One statement that may wait for a row which somebody has locked.
@@ -146,13 +132,14 @@ impl Link {
         &self,
         sql: &Sql,
         statement: Statement<'_>,
+        mut tries: Tries,
     ) -> Result<Vec<Row>, Refused> {
         let lock_wait = LOCK_WAIT.min(self.settings.timeout / 4).as_millis();
         let begin = format!("BEGIN; SET LOCAL lock_timeout = {lock_wait}");
         let statements = [statement];
-        let mut pause = FIRST_PAUSE;
-        for tries_left in (0..MOST_TRIES).rev() {
-            let (may_pass, error) = match self.transaction(sql, &begin, &statements).await {
+        loop {
+            let made = self.transaction(sql, &begin, &statements, &mut tries);
+            let (may_pass, error) = match made.await {
                 Ok(mut rows) => return Ok(rows.pop().unwrap_or_default()),
                 Err(Undone::Refused(refused)) => return Err(refused),
                 Err(Undone::Unknown(error)) => return Err(Refused::unknown(error)),
@@ -166,13 +153,10 @@ impl Link {
                     (failure.may_pass() || is_unprepared, error)
                 }
             };
-            if !may_pass || tries_left == 0 {
+            if !may_pass || !tries.pause().await {
                 return Err(Refused::unchanged(error));
             }
-            sleep(pause).await;
-            pause *= 2;
         }
-        unreachable!("the last try returns")
     }
 
     /// Carries out some statements in one transaction, in one flight: nobody waits between them.
@@ -181,10 +165,13 @@ impl Link {
         sql: &Sql,
         begin: &str,
         statements: &[Statement<'_>],
+        tries: &mut Tries,
     ) -> Result<Vec<Vec<Row>>, Undone> {
-        let lent = self.lend(sql).await.map_err(Undone::Refused)?;
-        let prepared = lent.prepared(statements).await;
-        let prepared = prepared.map_err(Undone::nothing)?;
+        let lent = self.lend(sql, tries).await.map_err(Undone::Refused)?;
+        let prepared = match lent.prepared(statements).await {
+            Ok(prepared) => prepared,
+            Err(error) => return Err(self.undone_before(lent, error)),
+        };
         let Results {
             begun,
             made,
@@ -198,58 +185,105 @@ impl Link {
                 Err(error) => first = first.or(Some((at, error))),
             }
         }
-        let undone = match (begun, committed, first) {
+        let (error, culprit) = match (begun, committed, first) {
             (Ok(()), Ok(()), None) => {
                 lent.give_back();
                 return Ok(rows);
             }
             // The server has failed one of them, and so has rolled back.
-            (Ok(()), Ok(()), Some((at, error))) if error.code().is_some() => {
-                let failure = Failure::of(&error);
-                if failure.spares_connection() {
-                    lent.give_back();
-                }
-                Undone::Nothing {
-                    failure,
-                    error,
-                    culprit: Some(at),
-                }
-            }
+            (Ok(()), Ok(()), Some((at, error))) if error.code().is_some() => (error, Some(at)),
+            (Ok(()), Err(error), _) if Failure::of(&error) != Failure::Broken => (error, None),
             // Without a transaction around them, the others were transactions of their own. Or the answer was of no use.
-            (Err(error), ..) | (Ok(()), Ok(()), Some((_, error))) => Undone::Unknown(error),
-            (Ok(()), Err(error), _) => match Failure::of(&error) {
-                Failure::Broken => Undone::Unknown(error),
-                _ => Undone::nothing(error),
-            },
+            (Err(error), ..) | (Ok(()), Ok(()), Some((_, error))) | (Ok(()), Err(error), _) => {
+                self.settle(lent, Failure::Broken);
+                return Err(Undone::Unknown(error));
+            }
         };
-        if let Undone::Unknown(_)
-        | Undone::Nothing {
-            failure: Failure::OtherConnection,
-            ..
-        } = &undone
-        {
-            // The idle ones are of the same sort.
-            self.pool.retain(|_, _| false);
-        }
-        Err(undone)
+        let failure = Failure::of(&error);
+        self.settle(lent, failure);
+        Err(Undone::Nothing {
+            failure,
+            error,
+            culprit,
+        })
     }
 
-    async fn lend(&self, sql: &Sql) -> Result<Lent, Refused> {
-        let pooled = self.pool.get().await.map_err(Refused::unchanged)?;
-        let lent = Lent(Some(pooled));
+    /// Nothing has been asked on that connection that changes anything.
+    fn undone_before(&self, lent: Lent, error: tokio_postgres::Error) -> Undone {
+        let failure = match Failure::of(&error) {
+            Failure::Broken => Failure::OtherConnection,
+            failure => failure,
+        };
+        self.settle(lent, failure);
+        Undone::Nothing {
+            failure,
+            error,
+            culprit: None,
+        }
+    }
+
+    /// Gives a connection back after that failure, or lets go of it and all idle ones of the same sort: those that were made before
+    /// it was asked.
+    fn settle(&self, lent: Lent, failure: Failure) {
+        if failure.spares_connection() {
+            return lent.give_back();
+        }
+        let lent_at = lent.lent_at;
+        lent.let_go();
+        self.pool.retain(|_, metrics| metrics.created > lent_at);
+    }
+
+    /// A connection, as soon as there is one: others may have all of the server's for a while, or it starts.
+    async fn lend(&self, sql: &Sql, tries: &mut Tries) -> Result<Lent, Refused> {
+        loop {
+            let refused = match self.lend_once(sql, tries).await {
+                Ok(lent) => return Ok(lent),
+                Err(refused) => refused,
+            };
+            if !may_be_had_later(&refused) || !tries.pause().await {
+                return Err(refused);
+            }
+        }
+    }
+
+    async fn lend_once(&self, sql: &Sql, tries: &Tries) -> Result<Lent, Refused> {
+        let time = Some(tries.left());
+        let timeouts = Timeouts {
+            wait: time,
+            create: time,
+            recycle: None,
+        };
+        let pooled = self.pool.timeout_get(&timeouts).await;
+        let lent = Lent::new(pooled.map_err(Refused::unchanged)?);
         let contact = || first_contact(lent.connection(), sql, &self.settings);
-        self.warnings.get_or_try_init(contact).await?;
-        Ok(lent)
+        match self.warnings.get_or_try_init(contact).await {
+            Ok(_) => Ok(lent),
+            Err(refused) => {
+                lent.let_go();
+                Err(refused)
+            }
+        }
     }
 }
 
-/// A connection that isn't used again unless it is given back: whoever gave up in the middle of a statement leaves an answer
-/// under way, or a server that gives none.
-struct Lent(Option<Pooled>);
+/// A connection. Its place in the pool stays taken until the server has answered all that it was asked, or the connection has
+/// ended: closed earlier, it would leave behind a server's process that goes on with the statement. Nor is the statement cancelled: a
+/// commit that waits for a standby would be made without it, and would tell so to nobody.
+struct Lent {
+    pooled: Option<Pooled>,
+    lent_at: Instant,
+}
 
 impl Lent {
+    fn new(pooled: Pooled) -> Self {
+        Self {
+            pooled: Some(pooled),
+            lent_at: Instant::now(),
+        }
+    }
+
     fn connection(&self) -> &Connection {
-        self.0
+        self.pooled
             .as_ref()
             .expect("a connection is there until it is given back")
     }
@@ -301,8 +335,14 @@ impl Lent {
         }
     }
 
+    /// All is answered.
     fn give_back(mut self) {
-        drop(self.0.take());
+        drop(self.pooled.take());
+    }
+
+    /// All is answered, or nothing ever will be.
+    fn let_go(mut self) {
+        drop(self.pooled.take().map(Pooled::take));
     }
 }
 
@@ -339,10 +379,35 @@ async fn all(mut answers: Vec<Answer<'_>>) -> Vec<Result<Vec<Row>, tokio_postgre
     results.into_iter().flatten().collect()
 }
 
+/// Somebody has given up what is under way.
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(pooled) = self.0.take() {
-            drop(Pooled::take(pooled));
+        let Some(pooled) = self.pooled.take() else {
+            return;
+        };
+        let unanswered = Unanswered(Some(pooled));
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(unanswered.give_back());
         }
+    }
+}
+
+/// A connection on which an answer is due that nobody waits for; dropped, it isn't used again.
+struct Unanswered(Option<Pooled>);
+
+impl Unanswered {
+    /// Waits for the answer. This one's comes after it, and is an error if a transaction was left open that has failed.
+    async fn give_back(mut self) {
+        if let Some(pooled) = &self.0
+            && pooled.simple_query("SELECT 1").await.is_ok()
+        {
+            drop(self.0.take());
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        drop(self.0.take().map(Pooled::take));
     }
 }
