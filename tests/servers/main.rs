@@ -8,6 +8,7 @@
 // The durations here are constants.
 #![allow(clippy::unchecked_time_subtraction)]
 
+mod acknowledged;
 mod conformance;
 mod example_server;
 mod http;
