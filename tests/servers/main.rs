@@ -13,8 +13,10 @@ mod conformance;
 mod example_server;
 mod http;
 mod kills;
+
 mod ledger;
 mod linearizability;
+mod losses;
 mod node;
 mod nodes;
 mod on_postgres;
