@@ -13,7 +13,7 @@ mod conformance;
 mod example_server;
 mod http;
 mod kills;
-
+mod layers;
 mod ledger;
 mod linearizability;
 mod losses;
