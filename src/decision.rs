@@ -28,7 +28,7 @@
 //! | another token than expected | a command with a condition | `Running`: somebody was granted the key meanwhile | – |
 //!
 //! Over by time is a completed record from `expires_at` on, to the millisecond; and under `Rerun` an
-//! attempt whose lease is over and that started a retention ago or earlier.
+//! attempt whose lease has been over for a retention, however long the two are.
 
 use std::time::Duration;
 

@@ -50,7 +50,9 @@ pub enum ErrorKind {
     /// Another engine, in this process or another one, has the folder open. Within a process, clone
     /// the [`Engine`](crate::Engine) instead of opening it again.
     Locked,
-    /// The path is not a folder of an engine's, or its parent doesn't exist. Nothing was changed.
+    /// The path is not a folder of an engine's, or its parent doesn't exist; or others than its
+    /// owner may write to the folder, or its file `LOCK` is a link or no regular file. Nothing was
+    /// changed.
     NotAStore,
     /// The folder was written by a newer version of the crate, or before its first release.
     UnsupportedFormat,
@@ -63,8 +65,9 @@ pub enum ErrorKind {
     /// refuses. It passes; the same call may succeed later. The message says which it is, and the
     /// error's source what the system or the server said.
     Unavailable,
-    /// The store has failed for good, after a panic in one of its threads, say: it makes no grants until
-    /// the engine is closed and opened again. The message says why.
+    /// The store has failed for good, after a panic in one of its threads, say, or because its
+    /// folder was moved or removed: it makes no grants and answers no retries until the engine is
+    /// closed and opened again. The message says why.
     Failed,
     /// The engine was closed.
     Closed,

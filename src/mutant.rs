@@ -2,6 +2,8 @@
 //! Outside their binaries none of them exists: the question is answered with `no` when it is compiled.
 
 /// A defect.
+// Some are of a layer or of a register, and switched on where both are.
+#[cfg_attr(not(all(feature = "tower", feature = "register")), allow(dead_code))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
     /// Callers are answered before the commit.

@@ -23,7 +23,7 @@ pub(crate) struct InFlightRecord {
     /// When this attempt was granted.
     pub(crate) started_at: Timestamp,
     pub(crate) lease_until: Timestamp,
-    /// How long the answer will be kept, and how long an abandoned attempt is remembered.
+    /// How long the answer will be kept, and how long an abandoned attempt is remembered after its lease.
     pub(crate) retention: Duration,
 }
 
@@ -56,22 +56,16 @@ impl Record {
     /// When the record turns into 'absent' by itself, unless an operator's hold keeps it.
     pub(crate) fn ends_at(&self) -> Timestamp {
         match self {
-            Self::InFlight(record) => {
-                attempt_ends_at(record.started_at, record.retention, record.lease_until)
-            }
+            Self::InFlight(record) => attempt_ends_at(record.lease_until, record.retention),
             Self::Completed(record) => record.expires_at,
         }
     }
 }
 
-/// When an attempt that nobody settles is over: it is remembered for its retention, or for its lease if
-/// that is longer.
-pub(crate) fn attempt_ends_at(
-    started_at: Timestamp,
-    retention: Duration,
-    lease_until: Timestamp,
-) -> Timestamp {
-    started_at.plus(retention).max(lease_until)
+/// When an attempt that nobody settles is over: once its lease has been over for a retention, however long
+/// the two are, so that its retries find it after its lease.
+pub(crate) fn attempt_ends_at(lease_until: Timestamp, retention: Duration) -> Timestamp {
+    lease_until.plus(retention)
 }
 
 /// A record with what identifies it.

@@ -177,9 +177,14 @@ impl BuildHasher for BuildDigestHasher {
 impl DigestHasher {
     /// Both halves of a product of 128 bits.
     fn fold(one: u64, other: u64) -> u64 {
-        let product = u128::from(one) * u128::from(other);
-        (product as u64) ^ ((product >> 64) as u64)
+        let (low, high) = halves(u128::from(one) * u128::from(other));
+        low ^ high
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // Each half is what it is cut to.
+fn halves(number: u128) -> (u64, u64) {
+    (number as u64, (number >> 64) as u64)
 }
 
 impl Hasher for DigestHasher {
@@ -197,7 +202,7 @@ impl Hasher for DigestHasher {
     }
 
     fn write_u128(&mut self, digest: u128) {
-        let (low, high) = (digest as u64, (digest >> 64) as u64);
+        let (low, high) = halves(digest);
         self.hash = Self::fold(low ^ self.keys[0], high ^ self.keys[1]);
     }
 

@@ -3,6 +3,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+/// Time is whole milliseconds: less would be no pause.
+const LEAST: Duration = Duration::from_millis(2);
+
 /// Pauses that double up to a longest one, each with some jitter, so that those who failed together don't come back
 /// together.
 #[derive(Debug)]
@@ -24,13 +27,14 @@ impl Backoff {
     }
 
     /// For what has to be done under a lease: from a twentieth of it to a quarter.
+    #[cfg(any(test, feature = "tower", feature = "actix"))]
     pub(crate) fn within(lease: Duration) -> Self {
         Self::new(lease / 20, lease / 4)
     }
 
     /// The next pause: three quarters to five quarters of what it would be without jitter.
     pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.next.min(self.longest);
+        let pause = self.next.min(self.longest).max(LEAST);
         self.next = pause.saturating_mul(2);
         self.tries += 1;
         let share = u32::try_from(self.jitter.hash_one(self.tries) % 512).unwrap_or_default();

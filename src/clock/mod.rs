@@ -1,5 +1,6 @@
 //! Where time comes from: two readings, one time line made of them, and a timer on it.
 
+#[cfg(any(test, feature = "register", feature = "tower", feature = "actix"))]
 mod backoff;
 mod manual;
 mod sleep;
@@ -9,6 +10,7 @@ mod timer;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+#[cfg(any(test, feature = "register", feature = "tower", feature = "actix"))]
 pub(crate) use backoff::Backoff;
 pub use manual::ManualClock;
 #[cfg(any(feature = "tower", feature = "actix"))]

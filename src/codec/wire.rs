@@ -185,9 +185,8 @@ impl WireHead<'_> {
             WireHeadState::InFlight(wire) => OutlineState::InFlight {
                 lease_until: Timestamp(wire.lease_until_ms),
                 ends_at: attempt_ends_at(
-                    Timestamp(wire.started_at_ms),
-                    Duration::from_millis(wire.retention_ms),
                     Timestamp(wire.lease_until_ms),
+                    Duration::from_millis(wire.retention_ms),
                 ),
             },
             WireHeadState::Completed(wire) | WireHeadState::Encrypted(wire) => {

@@ -4,14 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::guard::Guard;
-use super::lease::Lease;
 use super::offload::Offload;
 use super::reconcile::{Reconciled, Reconciler};
 use super::sweeper::Sweeper;
 use super::waiters::Waiters;
-use crate::clock::{Timeline, Timer, Timestamp};
-use crate::decision::{Command, Grant, Holder, Limit, Verdict};
+use crate::clock::{Timeline, Timer};
+use crate::decision::{Command, Holder, Limit, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
@@ -19,7 +17,7 @@ use crate::limits::Terms;
 use crate::observe::{self, Ending, Meters};
 use crate::outcome::{OnAbandon, Outcome};
 use crate::secret::{Digest, SealedFingerprint};
-use crate::store::{Answer, Glance, Reads, Request, Seen, Store, failed};
+use crate::store::{Answer, Glance, Reads, Request, Seen, Store, gone};
 use crate::sync::Mutex;
 use crate::sync::thread::JoinHandle;
 
@@ -105,38 +103,6 @@ impl Core {
             }
         };
         self.outcome(verdict)
-    }
-
-    /// Has the store decide a begin.
-    pub(super) async fn decided(
-        self: &Arc<Self>,
-        (key, digest): (&Key, Digest),
-        command: Command,
-        seen: Seen,
-        terms: Terms,
-    ) -> Result<Outcome> {
-        let sent = self.timeline.now();
-        let verdict = match self.submit(key, digest, command, seen).await? {
-            Verdict::Proceed(grant) => {
-                // No await before somebody has it: a grant that is dropped here would reach nobody.
-                let lease = self.lease((key, digest), terms, (&grant, sent));
-                return match lease.has_half() {
-                    true => Ok(Outcome::Proceed(Guard::new(lease))),
-                    false => Unseen::new(lease).with_half().await,
-                };
-            }
-            other => other,
-        };
-        self.outcome(verdict)
-    }
-
-    fn lease(
-        self: &Arc<Self>,
-        (key, digest): (&Key, Digest),
-        terms: Terms,
-        granted: (&Grant, Timestamp),
-    ) -> Lease {
-        Lease::new(Arc::clone(self), key.clone(), digest, terms, granted)
     }
 
     /// Looks at what is published. The parts of a fingerprint are sealed only where more than the whole is
@@ -273,10 +239,9 @@ impl Core {
         }
     }
 
-    /// Why the store answered nothing: it is closed, or its thread is ending by a panic that isn't noted yet.
-    fn gone(&self) -> Error {
-        let reason = self.store.condition().err();
-        reason.unwrap_or_else(|| failed("its thread panicked"))
+    /// Why the store answered nothing; whether it has changed something is unknown.
+    pub(super) fn gone(&self) -> Error {
+        gone(&*self.store)
     }
 
     /// Refuses new work, finishes what is queued, ends the threads and wakes every waiter.
@@ -298,38 +263,6 @@ impl Core {
             drop(thread.join());
         }
         result
-    }
-}
-
-/// A grant that nobody has yet. Dropped, it is released: no handler has run.
-struct Unseen(Option<Lease>);
-
-impl Unseen {
-    fn new(lease: Lease) -> Self {
-        Self(Some(lease))
-    }
-
-    /// Renews it, once, and hands it out if half of its lease is left then.
-    async fn with_half(mut self) -> Result<Outcome> {
-        let lease = self.0.as_ref().expect("it is there until it is handed out");
-        let renewed = lease.renew().await;
-        if renewed.is_ok() && lease.has_half() {
-            let lease = self.0.take().expect("it was just there");
-            return Ok(Outcome::Proceed(Guard::new(lease)));
-        }
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            "the store took so long that less than half of the grant's lease was left, and a renewal didn't help; the grant \
-             is released: see to the store, or set a longer lease",
-        ))
-    }
-}
-
-impl Drop for Unseen {
-    fn drop(&mut self) {
-        if let Some(lease) = self.0.take() {
-            lease.release_unseen();
-        }
     }
 }
 

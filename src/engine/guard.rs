@@ -142,11 +142,8 @@ impl Guard {
     ///
     /// As [`release`](Guard::release).
     pub async fn release_async(self) -> Result<(), ReleaseError> {
-        let command = Command::Release {
-            token: self.lease.token,
-        };
-        match self.lease.settle(command).await {
-            Ok(_) => {
+        match self.lease.release().await {
+            Ok(()) => {
                 self.lease.core.meters.released();
                 Ok(())
             }

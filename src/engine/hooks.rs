@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
-use crate::observe::{Ending, Meters};
+use crate::observe::Ending;
 use crate::outcome::Outcome;
 use crate::secret::Digest;
 use crate::store::{Glance, Reads, Seen};
@@ -57,11 +57,6 @@ impl Engine {
         }
     }
 
-    /// The engine's time.
-    pub(crate) fn now(&self) -> Timestamp {
-        self.core.timeline.now()
-    }
-
     /// The moment that lies `duration` ahead on the engine's clock.
     pub(crate) fn moment_in(&self, duration: Duration) -> Timestamp {
         self.core.timeline.now().plus(duration)
@@ -70,11 +65,6 @@ impl Engine {
     /// Ends at `when`, or at once when the engine closes.
     pub(crate) fn sleep_until(&self, when: Timestamp) -> Sleep {
         self.core.timer.sleep_until(when)
-    }
-
-    /// The engine's metrics.
-    pub(crate) fn meters(&self) -> &Meters {
-        &self.core.meters
     }
 }
 

@@ -1,18 +1,24 @@
 //! An attempt's lease, as this node knows it: when it ends on the node's own clock, and whether it is lost.
 
 use std::fmt;
-use std::pin::pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_channel::oneshot;
 
 use super::core::{Core, lease_lost};
+#[cfg(any(feature = "tower", feature = "actix"))]
+use crate::clock::Sleep;
 use crate::clock::Timestamp;
 use crate::decision::{Command, Grant, Verdict};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::key::Key;
 use crate::limits::Terms;
+#[cfg(any(feature = "tower", feature = "actix"))]
+use crate::observe::Meters;
 use crate::secret::Digest;
 use crate::store::{Answer, Request, Seen};
 use crate::sync::Mutex;
@@ -36,7 +42,12 @@ pub(crate) struct Lease {
     store_until_ms: AtomicU64,
     is_lost: AtomicBool,
     watchers: Mutex<Vec<oneshot::Sender<()>>>,
+    /// Renewals under way that nobody waits for any more.
+    left_behind: Mutex<Vec<Asked>>,
 }
+
+/// What the store will answer.
+type Asked = Pin<Box<dyn Future<Output = Result<Verdict>> + Send>>;
 
 impl Lease {
     /// Of a grant that was asked for at `sent`.
@@ -59,6 +70,7 @@ impl Lease {
             store_until_ms: AtomicU64::new(grant.lease_until.0),
             is_lost: AtomicBool::new(false),
             watchers: Mutex::default(),
+            left_behind: Mutex::default(),
         }
     }
 
@@ -96,7 +108,11 @@ impl Lease {
             lease: self.terms.lease,
         };
         let sent = self.core.timeline.now();
-        if let Some(lease_until) = self.settle(command).await? {
+        let renewing = Renewing {
+            lease: self,
+            asked: Some(self.pending(command)),
+        };
+        if let Some(lease_until) = self.settled(renewing.await?)? {
             let until = self
                 .core
                 .store
@@ -115,6 +131,35 @@ impl Lease {
         self.settled(verdict.await?)
     }
 
+    /// Frees the key. A renewal that was made after it would take the key again, for nobody: what is under way comes first.
+    pub(super) async fn release(&self) -> Result<()> {
+        loop {
+            let asked = self.left_behind.lock().pop();
+            let Some(asked) = asked else { break };
+            // What it comes to makes no difference.
+            let _ = asked.await;
+        }
+        let release = Command::Release { token: self.token };
+        self.settle(release).await.map(drop)
+    }
+
+    fn pending(&self, command: Command) -> Asked {
+        let request = self.request(command);
+        let (answer, pending) = Answer::new(Arc::downgrade(&self.core.store), &request);
+        self.core.store.submit(request, answer);
+        let core = Arc::clone(&self.core);
+        Box::pin(async move { pending.await.unwrap_or_else(|| Err(core.gone())) })
+    }
+
+    fn request(&self, command: Command) -> Request {
+        Request {
+            key: self.key.clone(),
+            digest: self.digest,
+            command,
+            seen: Seen::default(),
+        }
+    }
+
     /// What a verdict means for the attempt.
     pub(super) fn settled(&self, verdict: Verdict) -> Result<Option<Timestamp>> {
         match verdict {
@@ -130,12 +175,7 @@ impl Lease {
 
     /// Frees the key, whether or not anybody waits for it.
     pub(super) fn release_unseen(&self) {
-        let release = Request {
-            key: self.key.clone(),
-            digest: self.digest,
-            command: Command::Release { token: self.token },
-            seen: Seen::default(),
-        };
+        let release = self.request(Command::Release { token: self.token });
         self.core.store.submit(release, Answer::ignored());
     }
 
@@ -175,13 +215,51 @@ impl Lease {
             }
         }
     }
+}
 
-    /// Whether an error of a call with this lease's token is the last one: trying again can't help.
-    pub(crate) fn is_final(kind: ErrorKind) -> bool {
-        !matches!(
-            kind,
-            ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Overloaded
-        )
+/// A renewal; dropped before its answer, it is left behind.
+struct Renewing<'a> {
+    lease: &'a Lease,
+    asked: Option<Asked>,
+}
+
+impl Future for Renewing<'_> {
+    type Output = Result<Verdict>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let asked = self
+            .asked
+            .as_mut()
+            .expect("a future is polled until it is ready");
+        let verdict = ready!(asked.as_mut().poll(context));
+        self.asked = None;
+        Poll::Ready(verdict)
+    }
+}
+
+impl Drop for Renewing<'_> {
+    fn drop(&mut self) {
+        self.lease.left_behind.lock().extend(self.asked.take());
+    }
+}
+
+/// For a layer, which doesn't keep the engine open while it settles what is left.
+#[cfg(any(feature = "tower", feature = "actix"))]
+impl Lease {
+    /// The engine's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.core.timeline.now()
+    }
+
+    /// Waits for so long, or until the engine is closed.
+    pub(crate) fn pause(&self, pause: Duration) -> Sleep {
+        let until = self.now().plus(pause);
+        self.core.timer.sleep_until(until)
+    }
+
+    /// The engine's metrics.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.core.meters
     }
 }
 

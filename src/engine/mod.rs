@@ -5,6 +5,7 @@ mod core;
 // Nothing is to be settled without it.
 #[cfg_attr(not(any(test, feature = "register")), allow(dead_code))]
 mod fence;
+mod granting;
 mod guard;
 #[cfg(any(feature = "tower", feature = "actix"))]
 mod hooks;

@@ -175,7 +175,9 @@ impl Engine {
         self.core.stats()
     }
 
-    /// Whether a new key would be granted now, and if not, why. Doesn't wait for the disk.
+    /// Whether a new key would be granted now, and if not, why; and what fails behind the scenes.
+    /// Doesn't wait for the disk, but asks the file system whether the folder is still at its path
+    /// (Unix): if not, the engine fails for good, as it would with the next change.
     ///
     /// On a [register](Builder::open_on) it is told from the last calls: not ready from one that the server didn't answer or refused until
     /// it has written something again, which the engine tries by itself, every second at the latest. Nobody asks the server before a call fails.
@@ -193,7 +195,8 @@ impl Engine {
     ///
     /// [`ErrorKind::Io`] or [`ErrorKind::Corrupt`] if a file couldn't be closed cleanly. Everything that
     /// was acknowledged is on the disk all the same; the next open reads the newest segment from there, and goes on in
-    /// a new one.
+    /// a new one. [`ErrorKind::Failed`] if the folder isn't at its path any more: it is whole where
+    /// it was moved to, if it was moved.
     pub fn close(self) -> Result<()> {
         self.core.shut_down()
     }

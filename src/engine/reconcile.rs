@@ -21,7 +21,7 @@ use crate::key::Key;
 use crate::outcome::OnAbandon;
 use crate::record::{CompletedRecord, InFlightRecord, Record, Stored};
 use crate::secret::Digest;
-use crate::store::{Answer, Later, Request, Seen, Store};
+use crate::store::{Answer, Later, Request, Seen, Store, gone};
 use crate::sync::running::Running;
 
 /// How many outcomes are asked for at once.
@@ -260,7 +260,7 @@ impl Reconciler {
         };
         let (answer, pending) = Answer::new(Arc::downgrade(&self.store), &request);
         self.store.submit(request, answer);
-        pending.await.unwrap_or_else(|| Err(Error::closed()))
+        pending.await.unwrap_or_else(|| Err(gone(&*self.store)))
     }
 }
 

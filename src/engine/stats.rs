@@ -61,8 +61,7 @@ pub struct Stats {
     pub failed_seals: u64,
     /// How often the store went on in a new segment after an error of the disk.
     pub resumptions: u64,
-    /// How often a register's first cell was found gone, or made anew: the server was emptied, came back without its data, or
-    /// evicts cells. Nothing is granted then until the longest lease in use has passed.
+    /// How often a register's first cell was found gone, or made anew: the server was emptied, or came back without its data. Nothing is granted then until the longest lease in use has passed.
     pub register_losses: u64,
     /// By how much the wall clock at open was ahead of the newest record, if by more than an hour. The
     /// time that has passed and a clock that was set wrong look alike; if the engine wasn't down for
@@ -84,6 +83,7 @@ pub struct Sweep {
 #[derive(Debug)]
 pub struct Health {
     error: Option<Error>,
+    warnings: Vec<Error>,
 }
 
 impl Health {
@@ -96,6 +96,14 @@ impl Health {
     /// or their segments at the limit on disk space ([`ErrorKind::Full`](crate::ErrorKind::Full): known keys still work).
     pub fn reason(&self) -> Option<&Error> {
         self.error.as_ref()
+    }
+
+    /// What fails behind the scenes while the engine goes on: a full segment can't be rolled, or
+    /// rolled ones can't be sealed or merged, or a sweep fails. Each is tried again by itself, and
+    /// is gone from here once that succeeds. Until then it takes memory or disk space, and time at
+    /// the next open. On a register: none.
+    pub fn warnings(&self) -> &[Error] {
+        &self.warnings
     }
 }
 
@@ -132,7 +140,8 @@ impl Core {
 
     pub(super) fn health(&self) -> Health {
         let error = self.store.readiness().and_then(|()| self.room()).err();
-        Health { error }
+        let warnings = self.store.warnings();
+        Health { error, warnings }
     }
 
     /// Whether there is room for a new key.

@@ -119,6 +119,7 @@ impl Guard {
     }
 
     fn outcome_row(&self, reply: &Reply) -> Result<Draft> {
+        self.lease.core.store.check_place()?;
         let now = self.lease.core.timeline.now();
         let stored = self.lease.core.store.load(&self.lease.digest)?;
         let context = Context {

@@ -1,15 +1,11 @@
 //! What the fault tests see and do inside the engine. Compiled with `--cfg onceward_faults` only, for one test
 //! binary: nothing of it is in what users build.
 
-#[cfg(feature = "register")]
-mod cell;
 mod failures;
 mod image;
 mod random;
 mod recorder;
 
-#[cfg(feature = "register")]
-pub use cell::{Cell, cell};
 pub(crate) use failures::Asked;
 pub use failures::Failures;
 pub use image::{Folder, Image};

@@ -74,6 +74,8 @@ struct State {
     has_panicked: bool,
     are_syncs_held: bool,
     syncs_held: usize,
+    /// How often those that were held have been let go.
+    releases: u64,
 }
 
 static WATCHED: Mutex<Vec<Weak<Recorder>>> = Mutex::new(Vec::new());
@@ -163,6 +165,16 @@ impl Recorder {
     /// Lets syncs of files take until it is said otherwise.
     pub fn hold_syncs(&self, are_held: bool) {
         self.state.lock().are_syncs_held = are_held;
+        if !are_held {
+            self.release_held_syncs();
+        }
+    }
+
+    /// Lets those syncs go on that wait now; later ones are held like them.
+    pub fn release_held_syncs(&self) {
+        let mut state = self.state.lock();
+        state.releases += 1;
+        state.syncs_held = 0;
         self.released.notify_all();
     }
 
@@ -173,10 +185,13 @@ impl Recorder {
 
     pub(crate) fn wait_to_sync(&self) {
         let mut state = self.state.lock();
-        while state.are_syncs_held {
-            state.syncs_held += 1;
+        if !state.are_syncs_held {
+            return;
+        }
+        state.syncs_held += 1;
+        let releases = state.releases;
+        while state.releases == releases {
             self.released.wait(&mut state);
-            state.syncs_held -= 1;
         }
     }
 

@@ -86,7 +86,7 @@ impl Execution {
             let answer = read(answer, &shared).await;
             Ok(self.settle(answer, renew_until).await)
         };
-        under_lease(&shared.engine, &lease, renew_until, work).await
+        under_lease(&lease, renew_until, work).await
     }
 
     async fn settle<B: Body>(

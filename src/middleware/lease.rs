@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use crate::clock::{Backoff, Timestamp};
-use crate::engine::{Engine, Lease};
+use crate::engine::Lease;
 use crate::error::ErrorKind;
 use crate::mutant::{self, Mutant};
 use crate::sync::first::{First, first};
@@ -18,22 +18,21 @@ const LEAST_PAUSE: Duration = Duration::from_millis(1);
 /// A renewal that fails for a passing reason is tried again, after the lease's end too: it works for as long as nobody has
 /// taken over.
 pub(super) async fn under_lease<W: Future>(
-    engine: &Engine,
     lease: &Lease,
     renew_until: Timestamp,
     work: W,
 ) -> W::Output {
     let mut work = pin!(work);
     let mut failed: Option<Backoff> = None;
-    while engine.now() < renew_until {
+    while lease.now() < renew_until {
         let pause = match &mut failed {
             None => lease.left() / 2,
             Some(backoff) => before_the_end(lease, backoff.pause()),
         };
-        let limit = renew_until.since(engine.now());
-        let next = engine.moment_in(pause.min(limit).max(LEAST_PAUSE));
+        let limit = renew_until.since(lease.now());
+        let pause = pause.min(limit).max(LEAST_PAUSE);
         // The timer is told only of handlers that aren't done at once.
-        let pausing = async { engine.sleep_until(next).await };
+        let pausing = async { lease.pause(pause).await };
         if let First::Left(output) = first(work.as_mut(), pin!(pausing)).await {
             return output;
         }
@@ -49,9 +48,17 @@ pub(super) async fn under_lease<W: Future>(
     work.await
 }
 
+/// Whether an error of a call with a guard is the last one: trying again can't help.
+pub(super) fn is_final(error: ErrorKind) -> bool {
+    !matches!(
+        error,
+        ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Overloaded
+    )
+}
+
 /// Whether no later renewal can succeed.
 fn ends(error: ErrorKind) -> bool {
-    Lease::is_final(error) || mutant::is_on(Mutant::StopsRenewing)
+    is_final(error) || mutant::is_on(Mutant::StopsRenewing)
 }
 
 /// A pause after which something of the lease is left, if that is so now.
@@ -73,7 +80,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::engine::Guard;
+    use crate::engine::{Engine, Guard};
     use crate::fingerprint::Fingerprint;
     use crate::key::Key;
     use crate::outcome::{EntryState, Outcome};
@@ -131,7 +138,8 @@ mod tests {
             work: W,
         ) -> impl Future<Output = W::Output> {
             let renew_until = self.engine.moment_in(renew_for);
-            under_lease(&self.engine, guard.lease(), renew_until, work)
+            let lease = Arc::clone(guard.lease());
+            async move { under_lease(&lease, renew_until, work).await }
         }
 
         /// What is left of the lease, by the record.

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::attempt::Fate;
 use super::exchange::Shared;
-use super::lease::under_lease;
+use super::lease::{is_final, under_lease};
 use super::running::Slot;
 use crate::clock::{Backoff, Timestamp};
-use crate::engine::{Engine, Guard, Lease};
+use crate::engine::{Guard, Lease};
 use crate::error::ErrorKind;
 use crate::reply::Reply;
 
@@ -59,7 +59,7 @@ pub(super) async fn tried(
             (ErrorKind::ReplyTooLarge, Settlement::KeepNote(note)) if has_headers(&note) => {
                 Settlement::KeepNote(Reply::not_retained(note.status()))
             }
-            (kind, settlement) if !Lease::is_final(kind) => {
+            (kind, settlement) if !is_final(kind) => {
                 return Err(Unsettled { guard, settlement });
             }
             // The client still gets the handler's answer: it is true, and a refusal would invite a retry. So it does if the
@@ -145,7 +145,6 @@ impl Drop for Taken {
 
 /// A key that is settled in the background.
 pub(super) struct Later {
-    engine: Engine,
     unsettled: Unsettled,
     renew_until: Timestamp,
     _taken: Option<Taken>,
@@ -172,7 +171,6 @@ impl Later {
             other => (other, None),
         };
         Self {
-            engine: shared.engine.clone(),
             unsettled: Unsettled { guard, settlement },
             renew_until,
             _taken: taken,
@@ -184,33 +182,52 @@ impl Later {
     pub(super) fn settle(self, slot: Slot) -> impl Future<Output = ()> + Send {
         let lease = Arc::clone(self.unsettled.guard.lease());
         async move {
-            let (engine, renew_until) = (self.engine.clone(), self.renew_until);
-            let settling = self.settling(&lease);
-            under_lease(&engine, &lease, renew_until, settling).await;
+            let renew_until = self.renew_until;
+            under_lease(&lease, renew_until, self.settling(&lease)).await;
             drop(slot);
         }
     }
 
     async fn settling(self, lease: &Lease) {
         let Self {
-            engine,
             mut unsettled,
             _taken,
             ..
         } = self;
-        engine.meters().settles_later();
+        let mut counted = Counted::begun(lease);
         let longest = (lease.length() / 4).min(LONGEST_PAUSE);
         let mut backoff = Backoff::new(FIRST_PAUSE.min(longest), longest);
         loop {
-            let next = engine.moment_in(backoff.pause());
-            engine.sleep_until(next).await;
+            lease.pause(backoff.pause()).await;
             let Unsettled { guard, settlement } = unsettled;
             let bare = settlement.bare_note();
             match tried(guard, settlement, || bare.clone()).await {
-                Ok(fate) => return engine.meters().settled_later(fate.name()),
+                Ok(fate) => return counted.ended_as = fate,
                 Err(again) => unsettled = again,
             }
         }
+    }
+}
+
+/// Counts what is settled in the background, and how that ends: abandoned, if the runtime ends before.
+struct Counted<'a> {
+    lease: &'a Lease,
+    ended_as: Fate,
+}
+
+impl<'a> Counted<'a> {
+    fn begun(lease: &'a Lease) -> Self {
+        lease.meters().settles_later();
+        Self {
+            lease,
+            ended_as: Fate::Abandoned,
+        }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.lease.meters().settled_later(self.ended_as.name());
     }
 }
 

@@ -10,8 +10,8 @@ pub(crate) struct Meters {
     takeovers: Counter,
     completions: Counter,
     releases: Counter,
-    later: Counter,
-    settled_later: SettledLater,
+    #[cfg(any(feature = "tower", feature = "actix"))]
+    pending: Pending,
     commit_seconds: Histogram,
     commit_entries: Histogram,
     queued: Gauge,
@@ -28,8 +28,8 @@ pub(crate) struct Meters {
     seal_seconds: Histogram,
     failed_seals: Counter,
     merge_seconds: Histogram,
-    cache_hits: Counter,
-    cache_misses: Counter,
+    cache: Cache,
+    #[cfg(any(test, feature = "register"))]
     register_losses: Counter,
 }
 
@@ -101,11 +101,8 @@ impl Meters {
                 "onceward_releases_total",
                 "Keys that were released by their guard.",
             ),
-            later: plain(
-                "onceward_pending_settlements_total",
-                "Answers of handlers that the store couldn't take at once: they are kept or released in the background.",
-            ),
-            settled_later: SettledLater::new(engine),
+            #[cfg(any(feature = "tower", feature = "actix"))]
+            pending: Pending::new(engine),
             commit_seconds: time(
                 "onceward_commit_seconds",
                 "How long a commit to the disk took.",
@@ -144,17 +141,11 @@ impl Meters {
                 "onceward_merge_seconds",
                 "How long it took to merge segments.",
             ),
-            cache_hits: plain(
-                "onceward_replay_cache_hits_total",
-                "Looks that found their reply in the replay cache; a conflict looks twice.",
-            ),
+            cache: Cache::new(engine),
+            #[cfg(any(test, feature = "register"))]
             register_losses: plain(
                 "onceward_register_losses_total",
                 "How often a register's first cell was found gone, or made anew.",
-            ),
-            cache_misses: plain(
-                "onceward_replay_cache_misses_total",
-                "Looks that had to read the disk.",
             ),
         }
     }
@@ -183,17 +174,13 @@ impl Meters {
     /// Counts an answer that is settled in the background.
     #[cfg(any(feature = "tower", feature = "actix"))]
     pub(crate) fn settles_later(&self) {
-        self.later.add(1);
+        self.pending.begun.add(1);
     }
 
     /// Counts how that has ended.
     #[cfg(any(feature = "tower", feature = "actix"))]
     pub(crate) fn settled_later(&self, ending: &str) {
-        let of_ending = self
-            .settled_later
-            .0
-            .iter()
-            .find(|(name, _)| *name == ending);
+        let of_ending = self.pending.ended.iter().find(|(name, _)| *name == ending);
         if let Some((_, counter)) = of_ending {
             counter.add(1);
         }
@@ -268,19 +255,24 @@ impl Meters {
     }
 
     pub(crate) fn found_in_cache(&self) {
-        self.cache_hits.add(1);
+        self.cache.hits.add(1);
     }
 
     pub(crate) fn read_from_disk(&self) {
-        self.cache_misses.add(1);
+        self.cache.misses.add(1);
     }
 }
 
-/// How what was settled in the background has ended, each with its name.
+/// Answers that are settled in the background, and how that has ended, each with its name.
+#[cfg(any(feature = "tower", feature = "actix"))]
 #[derive(Clone, Debug)]
-struct SettledLater([(&'static str, Counter); 5]);
+struct Pending {
+    begun: Counter,
+    ended: [(&'static str, Counter); 5],
+}
 
-impl SettledLater {
+#[cfg(any(feature = "tower", feature = "actix"))]
+impl Pending {
     fn new(engine: &str) -> Self {
         let endings = [
             "kept",
@@ -289,7 +281,7 @@ impl SettledLater {
             "taken_over",
             "abandoned",
         ];
-        Self(endings.map(|ending| {
+        let ended = endings.map(|ending| {
             let counter = counter(
                 "onceward_pending_settlements_ended_total",
                 engine,
@@ -297,7 +289,42 @@ impl SettledLater {
                 "How answers ended that were settled in the background.",
             );
             (ending, counter)
-        }))
+        });
+        Self {
+            begun: counter(
+                "onceward_pending_settlements_total",
+                engine,
+                None,
+                "Answers of handlers that the store couldn't take at once: they are kept or released in the background.",
+            ),
+            ended,
+        }
+    }
+}
+
+/// Looks for a reply that is in the replay cache, or isn't.
+#[derive(Clone, Debug)]
+struct Cache {
+    hits: Counter,
+    misses: Counter,
+}
+
+impl Cache {
+    fn new(engine: &str) -> Self {
+        Self {
+            hits: counter(
+                "onceward_replay_cache_hits_total",
+                engine,
+                None,
+                "Looks that found their reply in the replay cache; a conflict looks twice.",
+            ),
+            misses: counter(
+                "onceward_replay_cache_misses_total",
+                engine,
+                None,
+                "Looks that had to read the disk.",
+            ),
+        }
     }
 }
 

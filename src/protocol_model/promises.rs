@@ -102,9 +102,7 @@ fn expected(row: &Row, request: u8, now: Time, token: u64) -> Said {
     match row.kept {
         None => granted(1),
         Some(Kept::Completed { .. }) if now >= row.ends => granted(1),
-        Some(Kept::InFlight { started_at, .. }) if now >= row.ends.max(started_at + RETENTION) => {
-            granted(1)
-        }
+        Some(Kept::InFlight { .. }) if now >= row.ends + RETENTION => granted(1),
         Some(Kept::InFlight { request: first, .. } | Kept::Completed { request: first, .. })
             if first != request =>
         {
@@ -200,6 +198,13 @@ fn conflicts(model: &Protocol, state: &State) -> bool {
     model.requests == 1 || is_said(state, |_, said| said == Said::Conflict)
 }
 
+fn forgets_an_attempt(model: &Protocol, state: &State) -> bool {
+    let is_attempt = |row: &Row| matches!(row.kept, Some(Kept::InFlight { .. }));
+    let mut rows = state.durable.rows.iter();
+    let is_too_short = model.horizon < LEASE + RETENTION;
+    is_too_short || rows.any(|row| is_attempt(row) && row.is_over(state.now))
+}
+
 fn loses_a_batch(_: &Protocol, state: &State) -> bool {
     state.crashed == Crashed::BatchLost
 }
@@ -221,6 +226,7 @@ pub(super) fn properties() -> Vec<Property<Protocol>> {
         Property::sometimes("a late guard is refused", refuses_a_late_completion),
         Property::sometimes("an answer is replayed", replays),
         Property::sometimes("another request conflicts", conflicts),
+        Property::sometimes("an abandoned attempt is forgotten", forgets_an_attempt),
         Property::sometimes("a crash drops a batch", loses_a_batch),
         Property::sometimes(
             "a crash leaves a batch that nobody was told of",

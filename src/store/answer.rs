@@ -63,6 +63,12 @@ impl Answer {
         }
     }
 
+    /// Whether nobody waits for it.
+    #[cfg(any(test, feature = "register"))]
+    pub(crate) fn is_ignored(&self) -> bool {
+        self.sender.is_none()
+    }
+
     pub(crate) fn send(self, result: Result<Verdict>) {
         if let Some(sender) = self.sender {
             let delivery = Delivery {

@@ -17,6 +17,8 @@ pub mod register;
 mod replay_cache;
 #[cfg(any(test, feature = "register"))]
 pub mod transaction;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod tries;
 
 #[cfg(any(test, feature = "register"))]
 use std::any::Any;
@@ -122,6 +124,18 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
         self.condition()
     }
 
+    /// `Ok` unless what was acknowledged is lost to whoever opens the store next: its folder was
+    /// moved or removed.
+    #[cfg(any(test, feature = "register"))]
+    fn check_place(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What fails behind the scenes while grants are possible.
+    fn warnings(&self) -> Vec<Error> {
+        Vec::new()
+    }
+
     /// The database that the caller's transactions may complete keys in, if the store keeps its records there.
     #[cfg(any(test, feature = "register"))]
     fn database(&self) -> Option<&(dyn Any + Send + Sync)> {
@@ -163,7 +177,7 @@ pub(crate) type Draft = std::result::Result<transaction::OutcomeRow, Verdict>;
 pub(crate) type Chunks = Box<dyn Iterator<Item = Vec<Result<Stored>>> + Send>;
 
 /// A command about one key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) key: Key,
     pub(crate) digest: Digest,
@@ -285,6 +299,16 @@ pub(crate) fn failed(reason: &str) -> Error {
              opened again"
         ),
     )
+}
+
+/// Why a store answered nothing: it is closed, or its thread is ending by a panic that may not be noted yet. What was
+/// asked may have been in that thread's hands, and may be found made once the engine is opened again.
+pub(crate) fn gone(store: &dyn Store) -> Error {
+    let reason = store.condition().err();
+    // An interruption that was noted before the panic isn't why nobody answers.
+    let reason = reason.filter(|reason| reason.kind() != ErrorKind::Unavailable);
+    let reason = reason.unwrap_or_else(|| failed("its thread panicked"));
+    reason.of_unknown_outcome()
 }
 
 /// The answer to a write that finds the store busy to go on after an error.

@@ -121,7 +121,7 @@ fn complete(bench: &Failing, engine: &Engine, number: usize, events: &mut Vec<Ev
     let attempt = State::Attempt {
         attempt: 1,
         lease_until: now + LEASE,
-        kept_until: now + RETENTION,
+        kept_until: now + LEASE + RETENTION,
     };
     let body = vec![7; 3_000];
     let completed = State::Completed {

@@ -11,4 +11,6 @@ mod power_cuts;
 mod promises;
 #[cfg(all(feature = "register", feature = "tower"))]
 mod services;
+mod slow_commits;
+mod unclear;
 mod user;

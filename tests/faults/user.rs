@@ -150,7 +150,7 @@ impl<'a> User<'a> {
         let granted = |attempt| State::Attempt {
             attempt,
             lease_until: now + LEASE,
-            kept_until: now + kept_for,
+            kept_until: now + LEASE + kept_for,
         };
         for state in &before {
             self.tell(Event::Began(number, granted(state.next_attempt(now))));
@@ -236,16 +236,10 @@ impl<'a> User<'a> {
         self.guards.push((number, kept_for, guard));
     }
 
-    /// The only state of a key whose guard surely has it.
-    fn attempt(&self, number: usize) -> (u32, std::time::SystemTime) {
+    /// Which attempt the only state is of a key whose guard surely has it.
+    fn attempt(&self, number: usize) -> u32 {
         match &self.known.states(number)[..] {
-            [
-                State::Attempt {
-                    attempt,
-                    kept_until,
-                    ..
-                },
-            ] => (*attempt, *kept_until),
+            [State::Attempt { attempt, .. }] => *attempt,
             other => unreachable!("the key is {other:?}"),
         }
     }
@@ -254,12 +248,12 @@ impl<'a> User<'a> {
         let Some((number, kept_for, mut guard, true)) = self.take_guard() else {
             return;
         };
-        let (attempt, kept_until) = self.attempt(number);
+        let attempt = self.attempt(number);
         let lease_until = self.clock.wall() + LEASE;
         let renewed = State::Attempt {
             attempt,
             lease_until,
-            kept_until: kept_until.max(lease_until),
+            kept_until: lease_until + kept_for,
         };
         self.tell(Event::Began(number, renewed.clone()));
         let result = guard.renew();
@@ -270,18 +264,19 @@ impl<'a> User<'a> {
     }
 
     fn release(&mut self) {
-        let Some((number, _, guard, true)) = self.take_guard() else {
+        let Some((number, kept_for, guard, true)) = self.take_guard() else {
             return;
         };
-        let (attempt, kept_until) = self.attempt(number);
+        let attempt = self.attempt(number);
+        let lease_until = self.clock.wall();
         // The first attempt leaves nothing behind; a later one is remembered, so that the next goes on counting.
         let released = if attempt == 1 {
             State::Free
         } else {
             State::Attempt {
                 attempt,
-                lease_until: self.clock.wall(),
-                kept_until,
+                lease_until,
+                kept_until: lease_until + kept_for,
             }
         };
         self.tell(Event::Began(number, released.clone()));

@@ -395,7 +395,7 @@ fn another_format_is_unsupported_and_left_as_it_is() {
     let bench = closed_store();
     let names =
         |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|file| file.0.clone()).collect::<Vec<_>>();
-    for (format, advice) in [(3, "newer"), (1, "new folder")] {
+    for (format, advice) in [(4, "newer"), (2, "new folder"), (1, "new folder")] {
         rewrite_manifest(&bench, "format", |bytes| bytes[0] = format);
         let before = contents(&bench.path());
         let error = refused(bench.builder().open(bench.path()));
@@ -403,7 +403,7 @@ fn another_format_is_unsupported_and_left_as_it_is() {
         assert!(error.to_string().contains(advice), "{error}");
         assert_eq!(names(&contents(&bench.path())), names(&before));
     }
-    rewrite_manifest(&bench, "format", |bytes| bytes[0] = 2);
+    rewrite_manifest(&bench, "format", |bytes| bytes[0] = 3);
     replayed(&bench.open(), "7");
 }
 

@@ -13,6 +13,7 @@ mod verdict;
 mod worker;
 
 use std::collections::HashSet;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -59,7 +60,8 @@ fn history(operations: usize) -> (Vec<(usize, Event)>, usize) {
     let start = ms(bench.clock.wall());
     let moments = AtomicU64::new(0);
     let moment = || moments.fetch_add(1, Ordering::SeqCst);
-    let mut mover = Mover::new(&bench.clock);
+    let moving = RwLock::new(());
+    let mut mover = Mover::new(&bench.clock, &moving);
     let mut workers: Vec<_> = (0..THREADS).map(Worker::new).collect();
     let mut engine = builder.clone().open(bench.path()).unwrap();
     let done = |workers: &[Worker]| {
@@ -85,6 +87,7 @@ fn history(operations: usize) -> (Vec<(usize, Event)>, usize) {
             scale: Scale::MS,
             moment: &moment,
             is_clock_moving: round % 2 == 1,
+            moving: &moving,
         };
         std::thread::scope(|scope| {
             let mut mover = round.is_clock_moving.then_some(&mut mover);

@@ -21,6 +21,8 @@ mod limits;
 mod linearizability;
 mod merging;
 mod model;
+#[cfg(unix)]
+mod moved_folder;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 mod observability;
 #[cfg(feature = "redb")]

@@ -233,7 +233,7 @@ fn an_outcome_ends_with_its_retention_and_a_sweep_removes_it() {
     ledger.pay_and_die(granted(&engine, "once"), "first");
     ledger.pay_and_die(granted(&engine, "again"), "first");
     drop(granted(&engine, "abandoned"));
-    ledger.clock.advance(RETENTION);
+    ledger.clock.advance(LEASE + RETENTION);
     ledger.pay_and_die(granted(&engine, "again"), "second");
     engine.sweep().unwrap();
     assert_eq!(ledger.outcomes(), 1);
@@ -283,4 +283,20 @@ fn an_engine_that_knows_no_outcomes_gives_guard_and_reply_back() {
     guard.complete(reply).unwrap();
     let outcome = engine.begin(&key("key"), &request()).unwrap();
     assert!(matches!(outcome, Outcome::Replay(_)));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_transaction_gets_no_reply_once_the_folder_was_removed() {
+    let ledger = Ledger::new();
+    let engine = ledger.open();
+    let guard = granted(&engine, "key");
+    std::fs::remove_dir_all(ledger.folder.path().join("engine")).unwrap();
+    let transaction = ledger.paid();
+    let refused = guard.complete_in(&transaction, Reply::new(201, "paid"));
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.error().kind(), ErrorKind::Failed, "{refused}");
+    drop(transaction);
+    assert_eq!(ledger.balance(), 0);
+    assert!(!engine.health().is_ready());
 }

@@ -408,3 +408,44 @@ fn a_transaction_that_meets_another_change_of_the_same_attempt_leaves_the_guard_
     let refused = lost.complete_in(&Outdated, Reply::new(201, "body"));
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::LeaseLost);
 }
+
+/// A node that has slept, say, or a server that was followed by one whose clock is ahead.
+#[test]
+fn a_guard_has_no_more_of_its_lease_left_than_it_has_on_the_server_whatever_that_ones_clock_does() {
+    let (server, own) = (ManualClock::new(), ManualClock::new());
+    let register = Local::new(server.clone());
+    let node = Engine::builder().clock(own.clone());
+    let node = node.open_on(register.clone()).unwrap();
+    let step = Duration::from_secs(600);
+    server.advance(step);
+    let mut guard = granted(&node, "ahead");
+    assert_eq!(guard.lease_left(), LEASE);
+    server.advance(step);
+    guard.renew().unwrap();
+    assert_eq!(guard.lease_left(), LEASE);
+    for clock in [&server, &own] {
+        clock.advance(LEASE);
+    }
+    assert_eq!(guard.lease_left(), Duration::ZERO);
+    assert_eq!(granted(&node, "ahead").attempt(), 2);
+    // The server is behind what the node carries on: the lease is whole all the same, and not longer.
+    own.advance(step);
+    let guard = granted(&node, "behind");
+    assert_eq!(guard.lease_left(), LEASE);
+    own.advance(LEASE / 2);
+    assert_eq!(guard.lease_left(), LEASE / 2);
+}
+
+#[test]
+fn held_attempts_are_told_by_the_servers_time() {
+    let (server, own) = (ManualClock::new(), ManualClock::new());
+    let register = Local::new(server.clone());
+    let node = Engine::builder().clock(own).on_abandon(OnAbandon::Hold);
+    let node = node.open_on(register).unwrap();
+    drop(granted(&node, "held"));
+    assert!(node.held().unwrap().is_empty());
+    // The node's own clock stands still.
+    server.advance(LEASE);
+    let held = node.held().unwrap();
+    assert_eq!(held.len(), 1);
+}

@@ -8,12 +8,15 @@
 // The durations here are constants.
 #![allow(clippy::unchecked_time_subtraction)]
 
+mod acknowledged;
 mod conformance;
 mod example_server;
 mod http;
 mod kills;
+mod layers;
 mod ledger;
 mod linearizability;
+mod losses;
 mod node;
 mod nodes;
 mod on_postgres;

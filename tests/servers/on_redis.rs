@@ -4,6 +4,7 @@ mod cluster;
 mod contract;
 mod engines;
 mod outages;
+mod passing;
 
 use std::time::Duration;
 

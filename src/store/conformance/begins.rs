@@ -88,12 +88,37 @@ pub(super) fn a_completed_key_replays_until_it_expires(make: &Make<'_>) {
 pub(super) fn an_attempt_abandoned_for_a_retention_is_absent(make: &Make<'_>) {
     let bench = make(OnAbandon::Rerun);
     let grant = bench.granted("request");
-    bench.pass_nearly(RETENTION);
+    bench.pass_nearly(LEASE + RETENTION);
     assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
     bench.pass_the_rest();
     assert_eq!(bench.record(), None);
     let lost = Verdict::LeaseLost(Holder::Nobody);
     assert_eq!(bench.complete(grant.token, "a"), lost);
+    assert_eq!(bench.granted("other").attempt, 1);
+}
+
+pub(super) fn an_attempt_whose_retention_is_shorter_than_its_lease_is_remembered_after_its_lease(
+    make: &Make<'_>,
+) {
+    let bench = make(OnAbandon::Rerun);
+    let retention = LEASE / 2;
+    let begin = || bench.ask(bench.begin_kept_for("request", retention));
+    for attempt in 1..4 {
+        assert!(
+            matches!(begin(), Verdict::Proceed(grant) if grant.attempt == attempt),
+            "attempt {attempt} isn't granted as such: the key has {:?}",
+            bench.record()
+        );
+        bench.pass(LEASE);
+        bench.store.sweep().unwrap();
+        assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
+    }
+    begin();
+    bench.pass_nearly(LEASE + retention);
+    bench.store.sweep().unwrap();
+    assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
+    bench.pass_the_rest();
+    assert_eq!(bench.record(), None);
     assert_eq!(bench.granted("other").attempt, 1);
 }
 

@@ -155,11 +155,16 @@ impl Bench {
     }
 
     pub(crate) fn begin_command(&self, request: &str) -> Command {
+        self.begin_kept_for(request, RETENTION)
+    }
+
+    /// A begin whose answer is to be kept for so long.
+    pub(super) fn begin_kept_for(&self, request: &str, retention: Duration) -> Command {
         Command::Begin {
             takes_over: None,
             fingerprint: self.store.secret().seal(&Fingerprint::of(request)),
             lease: LEASE,
-            retention: RETENTION,
+            retention,
         }
     }
 
@@ -222,17 +227,17 @@ impl Bench {
     }
 
     /// Lets time pass until something that takes so long, and begins now, is over.
-    pub(super) fn pass(&self, time: Duration) {
+    pub(crate) fn pass(&self, time: Duration) {
         (self.advance)(time + self.margins.after);
     }
 
     /// Lets time pass until something that takes so long, and begins now, is nearly over.
-    pub(super) fn pass_nearly(&self, time: Duration) {
+    pub(crate) fn pass_nearly(&self, time: Duration) {
         (self.advance)(time.saturating_sub(self.margins.before));
     }
 
     /// Lets what was nearly over be over.
-    pub(super) fn pass_the_rest(&self) {
+    pub(crate) fn pass_the_rest(&self) {
         (self.advance)(self.margins.before + self.margins.after);
     }
 }

@@ -99,7 +99,9 @@ pub(super) fn a_guard_whose_record_is_gone_can_do_nothing(make: &Make<'_>) {
     assert_eq!(bench.record(), None);
 }
 
-pub(super) fn an_attempt_that_is_renewed_past_the_retention_lives(make: &Make<'_>) {
+pub(super) fn an_attempt_that_is_renewed_past_the_retention_is_remembered_after_its_lease(
+    make: &Make<'_>,
+) {
     let bench = make(OnAbandon::Rerun);
     let grant = bench.granted("request");
     bench.pass_nearly(RETENTION);
@@ -108,6 +110,16 @@ pub(super) fn an_attempt_that_is_renewed_past_the_retention_lives(make: &Make<'_
     assert!(bench.is_in_flight("request", false));
     bench.store.sweep().unwrap();
     assert!(bench.is_in_flight("request", false));
+    bench.pass_the_rest();
+    bench.store.sweep().unwrap();
+    assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
+    let second = bench.granted("request");
+    assert_eq!(second.attempt, 2);
+    bench.pass_nearly(RETENTION);
+    bench.renew(second.token);
+    bench.pass_nearly(LEASE + RETENTION);
+    bench.store.sweep().unwrap();
+    assert!(matches!(bench.begin("other"), Verdict::Conflict(_)));
     bench.pass_the_rest();
     assert_eq!(bench.record(), None);
 }

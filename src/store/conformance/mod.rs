@@ -38,6 +38,7 @@ macro_rules! with_scenarios {
                 under_hold_a_lapsed_attempt_stays_in_flight_and_is_marked
                 a_completed_key_replays_until_it_expires
                 an_attempt_abandoned_for_a_retention_is_absent
+                an_attempt_whose_retention_is_shorter_than_its_lease_is_remembered_after_its_lease
                 tokens_rise_and_are_never_used_again;
             guards:
                 a_lapsed_attempt_that_nobody_took_over_can_complete
@@ -48,7 +49,7 @@ macro_rules! with_scenarios {
                 a_later_attempt_that_is_released_keeps_the_count
                 a_guard_that_was_taken_over_can_do_nothing
                 a_guard_whose_record_is_gone_can_do_nothing
-                an_attempt_that_is_renewed_past_the_retention_lives
+                an_attempt_that_is_renewed_past_the_retention_is_remembered_after_its_lease
                 nothing_can_be_done_with_an_answer_that_has_expired;
             operations:
                 forget_frees_what_is_completed_or_lapsed_and_refuses_what_runs

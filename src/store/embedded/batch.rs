@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::index::{Slot, SlotKind};
 use super::lanes::Done;
-use super::view::{Current, Publication};
+use super::view::Current;
 use crate::clock::Timestamp;
 use crate::codec::{self, Heading};
 use crate::decision::Verdict;
 use crate::encryption::Cipher;
 use crate::error::Result;
-use crate::record::Stored;
+use crate::record::{Record, Stored};
 use crate::secret::{BuildDigestHasher, Digest};
 use crate::store::{Answer, Seen};
 
@@ -42,6 +43,30 @@ pub(super) struct Added {
 struct Staged {
     stored: Option<Arc<Stored>>,
     sequence: u64,
+}
+
+/// One entry to publish.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub(super) digest: Digest,
+    pub(super) sequence: u64,
+    /// `None` if the entry freed the key.
+    pub(super) stored: Option<Arc<Stored>>,
+    /// The entry that made the key live before, if it was.
+    pub(super) prior: Option<u64>,
+}
+
+impl Publication {
+    /// What the index notes of it.
+    pub(super) fn slot(&self) -> Slot {
+        let record = self.stored.as_ref().map(|stored| &stored.record);
+        let kind = match record {
+            None => SlotKind::Removed,
+            Some(Record::InFlight(_)) => SlotKind::InFlight,
+            Some(Record::Completed(_)) => SlotKind::Completed,
+        };
+        Slot::new(self.sequence, kind)
+    }
 }
 
 impl Batch {

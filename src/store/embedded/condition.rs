@@ -44,21 +44,32 @@ impl Condition {
 
     /// Notes that nothing can be changed until further notice.
     pub(super) fn interrupt(&self, reason: &str) {
-        self.note(reason);
-        self.exchange(OPEN, INTERRUPTED);
+        self.note(reason, |state| state.exchange(OPEN, INTERRUPTED));
+    }
+
+    /// Whether anything can ever change again; a store that is closed finishes what is queued.
+    pub(super) fn check_not_failed(&self) -> Result<()> {
+        if self.is_failed() {
+            return self.check();
+        }
+        Ok(())
     }
 
     /// Ends an interruption.
     pub(super) fn resume(&self) {
+        let mut reason = self.reason.lock();
         self.exchange(INTERRUPTED, OPEN);
-        *self.reason.lock() = None;
+        if !self.is_failed() {
+            *reason = None;
+        }
     }
 
     /// Notes that nothing will ever change again. A store that is closed stays so.
     pub(super) fn fail(&self, reason: &str) {
-        self.note(reason);
-        self.exchange(OPEN, FAILED);
-        self.exchange(INTERRUPTED, FAILED);
+        self.note(reason, |state| {
+            state.exchange(OPEN, FAILED);
+            state.exchange(INTERRUPTED, FAILED);
+        });
     }
 
     /// Whether it has failed or is interrupted, closed since or not.
@@ -66,8 +77,17 @@ impl Condition {
         self.reason.lock().is_some()
     }
 
-    fn note(&self, reason: &str) {
-        *self.reason.lock() = Some(reason.to_owned());
+    /// What it has failed of for good stays the reason, whatever comes of that.
+    fn note(&self, reason: &str, change: impl FnOnce(&Self)) {
+        let mut noted = self.reason.lock();
+        if !self.is_failed() {
+            *noted = Some(reason.to_owned());
+        }
+        change(self);
+    }
+
+    fn is_failed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FAILED
     }
 
     fn reason(&self) -> String {

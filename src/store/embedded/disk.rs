@@ -7,6 +7,7 @@ use std::path::Path;
 
 use redb::{DatabaseError, StorageBackend};
 
+use super::directory::Name;
 #[cfg(onceward_faults)]
 use super::watched_file::drop_from_cache;
 #[cfg(onceward_faults)]
@@ -14,25 +15,25 @@ pub(super) use super::watched_file::{WatchedFile as DataFile, call, step};
 #[cfg(not(onceward_faults))]
 pub(super) type DataFile = redb::backends::FileBackend;
 
-/// The file at a path, as redb writes to it.
+/// The file of this name, as redb writes to it.
 #[cfg(onceward_faults)]
-pub(super) fn data_file(file: File, path: &Path) -> Result<DataFile, DatabaseError> {
-    DataFile::new(file, path)
+pub(super) fn data_file(file: File, name: &Name) -> Result<DataFile, DatabaseError> {
+    DataFile::new(file, name.path())
 }
 
-/// The file at a path, as redb writes to it.
+/// The file of this name, as redb writes to it.
 #[cfg(not(onceward_faults))]
-pub(super) fn data_file(file: File, _: &Path) -> Result<DataFile, DatabaseError> {
+pub(super) fn data_file(file: File, _: &Name) -> Result<DataFile, DatabaseError> {
     DataFile::new(file)
 }
 
 /// Opens a file such that what is read from it is on the disk: what was written and not synced is synced first, and what
 /// the page cache shows though a sync of it once failed is dropped from there, where the system can do that.
-pub(super) fn file_as_on_disk(path: &Path) -> Result<DataFile, redb::Error> {
-    let file = File::open(path)?;
-    let data = data_file(file.try_clone()?, path)?;
+pub(super) fn file_as_on_disk(name: &Name) -> Result<DataFile, redb::Error> {
+    let file = name.open_to_read()?;
+    let data = data_file(file.try_clone()?, name)?;
     data.sync_data()?;
-    drop_from_cache(&file, path)?;
+    drop_from_cache(&file, name.path())?;
     Ok(data)
 }
 
@@ -49,12 +50,12 @@ fn drop_from_cache(file: &File, _: &Path) -> io::Result<()> {
 }
 
 /// Opens a file that holds a database already: redb would begin a new one in an empty file.
-pub(super) fn existing_file(path: &Path) -> Result<DataFile, redb::Error> {
-    let file = File::options().read(true).write(true).open(path)?;
+pub(super) fn existing_file(name: &Name) -> Result<DataFile, redb::Error> {
+    let file = name.open_to_change()?;
     if file.metadata()?.len() == 0 {
         return Err(redb::Error::Io(io::ErrorKind::InvalidData.into()));
     }
-    Ok(data_file(file, path)?)
+    Ok(data_file(file, name)?)
 }
 
 /// The locks of a backend that wraps another one, in the field of this name.

@@ -109,6 +109,20 @@ fn from_redb(what: &str, error: redb::Error) -> Error {
     Error::with_source(kind, format!("{what} {advice}"), error)
 }
 
+/// An error's message and those of its causes that it doesn't tell of by itself.
+pub(super) fn with_causes(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !message.ends_with(&told) {
+            message = format!("{message}: {told}");
+        }
+        cause = error.source();
+    }
+    message
+}
+
 /// Wraps an error of the operating system.
 pub(super) fn io_error(what: impl std::fmt::Display, error: std::io::Error) -> Error {
     Error::with_source(ErrorKind::Io, format!("{what}: {error}"), error)

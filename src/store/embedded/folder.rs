@@ -1,13 +1,15 @@
 //! The folder: who may use it, what lies in it, and how its entries get to the disk.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::directory::{self, Directory, FileId, Name};
 use super::disk::{self, Call, Step};
 use super::edge::io_error;
 use super::segment_file::{FileKind, SegmentFile};
@@ -28,9 +30,14 @@ pub(super) const UNFINISHED: &str = ".new";
 /// An engine's folder, locked against every other engine.
 #[derive(Debug)]
 pub(super) struct Folder {
-    path: PathBuf,
+    directory: Arc<Directory>,
     /// Holds the operating system's lock while it is open. The file is never unlinked.
     lock: Mutex<Option<File>>,
+    /// Which file that is, and where it is as long as the folder is at its path.
+    locked: FileId,
+    place: PathBuf,
+    /// What changes when the folder is copied, and stays when it is moved.
+    origin: (u64, u64),
     failed_syncs: AtomicU64,
 }
 
@@ -42,33 +49,69 @@ impl Folder {
         let path = &std::path::absolute(path)
             .map_err(|error| io_error("the path of the engine's folder is not valid", error))?;
         match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => check_ours(path)?,
+            Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => {
                 return Err(Error::new(
                     ErrorKind::NotAStore,
                     "the path is a file; the engine needs a folder of its own",
                 ));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
             Err(error) => return Err(io_error("the engine's folder can't be looked at", error)),
         }
-        let lock = owner_only()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path.join(LOCK))
-            .map_err(|error| {
-                io_error("the folder's lock file can't be opened for writing", error)
-            })?;
+        let directory = Directory::open(path)
+            .map_err(|error| io_error("the engine's folder can't be opened", error))?;
+        check_ours(&directory)?;
+        let name = directory.name(LOCK);
+        let lock = open_lock(&name)?;
         acquire(&lock, lock_wait)?;
+        let looked = |error| io_error("the folder's lock file can't be looked at", error);
         let folder = Self {
-            path: path.to_owned(),
+            directory,
+            locked: directory::id_of(&lock).map_err(looked)?,
+            place: name.path().to_owned(),
+            origin: directory::origin_of(&lock).map_err(looked)?,
             lock: Mutex::new(Some(lock)),
             failed_syncs: AtomicU64::new(0),
         };
         folder.sync()?;
-        Ok(folder)
+        // It may have been moved while its lock was waited for.
+        match folder.check_place() {
+            Err(error) if error.kind() == ErrorKind::Failed => Err(Error::new(
+                ErrorKind::Unavailable,
+                "the folder was moved, or its LOCK replaced, while it was opened; open it again",
+            )),
+            checked => checked.map(|()| folder),
+        }
+    }
+
+    /// Compares what is at the path with what is locked: one call of the system.
+    /// [`ErrorKind::Failed`] if the folder was moved or removed, another one is at its path, or its
+    /// lock file isn't the one any more that keeps others out.
+    pub(super) fn check_place(&self) -> Result<()> {
+        use io::ErrorKind::{NotADirectory, NotFound};
+        let found = match directory::place_of(&self.place) {
+            Ok(found) => found,
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => None,
+            Err(error) => {
+                return Err(io_error(
+                    "the path of the engine's folder can't be looked at",
+                    error,
+                ));
+            }
+        };
+        if found == self.locked {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Failed,
+            format!(
+                "the folder that the engine has open, with its file LOCK, isn't at {} any more: it \
+                 was moved or removed, or something else took its place; close the engine and see \
+                 which folder is the right one",
+                self.directory.path().display()
+            ),
+        ))
     }
 
     /// Lets other engines in.
@@ -80,42 +123,46 @@ impl Folder {
         }
     }
 
-    pub(super) fn manifest(&self) -> PathBuf {
-        self.path.join(MANIFEST)
+    pub(super) fn manifest(&self) -> Name {
+        self.directory.name(MANIFEST)
     }
 
-    pub(super) fn unfinished_manifest(&self) -> PathBuf {
-        self.path.join(format!("{MANIFEST}{UNFINISHED}"))
+    pub(super) fn unfinished_manifest(&self) -> Name {
+        self.unfinished(MANIFEST)
     }
 
-    pub(super) fn journal(&self, id: u64) -> PathBuf {
+    fn unfinished(&self, name: &str) -> Name {
+        self.directory.name(format!("{name}{UNFINISHED}"))
+    }
+
+    pub(super) fn journal(&self, id: u64) -> Name {
         self.segment(SegmentFile::journal(id))
     }
 
-    pub(super) fn sealed(&self, header: &SegmentHeader) -> PathBuf {
+    pub(super) fn sealed(&self, header: &SegmentHeader) -> Name {
         self.segment(SegmentFile::sealed(header))
     }
 
-    pub(super) fn unfinished_sealed(&self, header: &SegmentHeader) -> PathBuf {
+    pub(super) fn unfinished_sealed(&self, header: &SegmentHeader) -> Name {
         self.segment(SegmentFile {
             kind: FileKind::UnfinishedSealed,
             ..SegmentFile::sealed(header)
         })
     }
 
-    pub(super) fn segment(&self, file: SegmentFile) -> PathBuf {
-        self.path.join(file.name())
+    pub(super) fn segment(&self, file: SegmentFile) -> Name {
+        self.directory.name(file.name())
     }
 
     pub(super) fn has_manifest(&self) -> Result<bool> {
         self.manifest()
-            .try_exists()
+            .is_there()
             .map_err(|error| io_error("the manifest can't be looked for", error))
     }
 
     /// All files of segments, listed in the manifest or not, in the order of their numbers.
     pub(super) fn segment_files(&self) -> Result<Vec<SegmentFile>> {
-        let names = names(&self.path)?;
+        let names = names(&self.directory)?;
         let files = names.iter().filter_map(|name| SegmentFile::of(name));
         let mut files: Vec<SegmentFile> = files.collect();
         files.sort_unstable();
@@ -125,25 +172,20 @@ impl Folder {
     /// The bytes of all files of segments. What is unlinked meanwhile isn't counted.
     pub(super) fn segment_bytes(&self) -> u64 {
         let files = self.segment_files().unwrap_or_default();
-        let sizes = files.into_iter().map(|file| {
-            let path = self.segment(file);
-            fs::metadata(path).map_or(0, |metadata| metadata.len())
-        });
-        sizes.sum()
+        let bytes = |file| self.segment(file).bytes().unwrap_or(0);
+        files.into_iter().map(bytes).sum()
     }
 
     /// A new, empty file that only its owner may read.
-    pub(super) fn create_file(path: &Path) -> Result<File> {
-        let mut options = owner_only();
-        options.read(true).write(true).create_new(true);
-        disk::call(Call::Create(path), || options.open(path))
+    pub(super) fn create_file(name: &Name) -> Result<File> {
+        name.create()
             .map_err(|error| io_error("a file of the engine's folder can't be created", error))
     }
 
     /// Removes a file if it is there.
-    pub(super) fn remove_file(path: &Path) -> Result<()> {
-        match disk::call(Call::Remove(path), || fs::remove_file(path)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error(
+    pub(super) fn remove_file(name: &Name) -> Result<()> {
+        match name.remove() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(
                 "a file of the engine's folder can't be removed",
                 error,
             )),
@@ -153,13 +195,13 @@ impl Folder {
 
     /// A step of one of the store's threads: nothing, but in the fault tests.
     pub(super) fn step(&self, step: Step) {
-        disk::step(&self.path, step);
+        disk::step(self.directory.path(), step);
     }
 
     /// Gives a file its final name and makes that durable.
-    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+    pub(super) fn rename(&self, from: &Name, to: &Name) -> Result<()> {
         self.durably(|| {
-            disk::call(Call::Rename(from, to), || fs::rename(from, to))
+            from.rename(to)
                 .map_err(|error| io_error("a file can't be renamed", error))
         })
     }
@@ -179,8 +221,9 @@ impl Folder {
 
     /// Makes creations, renames and removals in the folder durable.
     pub(super) fn sync(&self) -> Result<()> {
-        sync_folder(&self.path).inspect_err(|_| {
+        self.directory.sync().map_err(|error| {
             self.failed_syncs.fetch_add(1, Ordering::SeqCst);
+            io_error("the engine's folder can't be synced", error)
         })
     }
 
@@ -206,54 +249,42 @@ impl Folder {
 
     pub(super) fn remove_scopes(&self) -> Result<()> {
         self.durably(|| {
-            Self::remove_file(&self.path.join(format!("{SCOPES}{UNFINISHED}")))?;
-            Self::remove_file(&self.path.join(SCOPES))
+            Self::remove_file(&self.unfinished(SCOPES))?;
+            Self::remove_file(&self.directory.name(SCOPES))
         })
     }
 
     /// What a file holds, but no more than so many bytes of it: a longer one isn't ours, and what was cut off it fails its check.
     fn kept(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
         let unreadable = |error| io_error("a file of the engine's folder can't be read", error);
-        match File::open(self.path.join(name)) {
+        match self.directory.name(name).open_to_read() {
             Ok(file) => {
                 let mut bytes = Vec::new();
                 let read = file.take(most).read_to_end(&mut bytes);
                 read.map_err(unreadable)?;
                 Ok(Some(bytes))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(unreadable(error)),
         }
     }
 
     fn keep(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let unfinished = self.path.join(format!("{name}{UNFINISHED}"));
+        let unfinished = self.unfinished(name);
         Self::remove_file(&unfinished)?;
         let mut file = Self::create_file(&unfinished)?;
-        disk::call(Call::Write(&unfinished, bytes), || file.write_all(bytes))
-            .and_then(|()| disk::call(Call::Sync(&unfinished), || file.sync_all()))
-            .map_err(|error| io_error("a file of the engine's folder can't be written", error))?;
-        self.rename(&unfinished, &self.path.join(name))
+        disk::call(Call::Write(unfinished.path(), bytes), || {
+            file.write_all(bytes)
+        })
+        .and_then(|()| disk::call(Call::Sync(unfinished.path()), || file.sync_all()))
+        .map_err(|error| io_error("a file of the engine's folder can't be written", error))?;
+        self.rename(&unfinished, &self.directory.name(name))
     }
 
-    /// What changes when the folder is copied, and stays when it is moved: the lock file's inode and,
-    /// where the file system knows it, the moment when the file was made.
-    #[cfg(unix)]
-    pub(super) fn identity(&self) -> Result<(u64, u64)> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = fs::metadata(self.path.join(LOCK))
-            .map_err(|error| io_error("the folder's lock file can't be looked at", error))?;
-        let born = metadata
-            .created()
-            .ok()
-            .and_then(|time| time.duration_since(std::time::SystemTime::UNIX_EPOCH).ok())
-            .and_then(|age| u64::try_from(age.as_nanos()).ok());
-        Ok((metadata.ino(), born.unwrap_or(0)))
-    }
-
-    #[cfg(not(unix))]
-    pub(super) fn identity(&self) -> Result<(u64, u64)> {
-        Ok((0, 0))
+    /// What changes when the folder is copied, and stays when it is moved. The same for all folders
+    /// elsewhere than on Unix.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        self.origin
     }
 }
 
@@ -261,14 +292,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         self.unlock();
     }
-}
-
-/// Options for a file that only its owner may read.
-fn owner_only() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
 }
 
 fn make(path: &Path) -> Result<()> {
@@ -282,20 +305,50 @@ fn make(path: &Path) -> Result<()> {
             "the parent of the engine's folder doesn't exist; create it first",
         ));
     }
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    match builder.create(path) {
+    match directory::make(path) {
         // Another process was faster; the lock decides between the two.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => check_ours(path)?,
-        other => other.map_err(|error| io_error("the engine's folder can't be created", error))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(|error| io_error("the engine's folder can't be created", error))?,
     }
-    sync_folder(parent)
+    directory::sync_parent(parent)
+        .map_err(|error| io_error("the parent of the engine's folder can't be synced", error))
 }
 
-/// Refuses a folder that holds something, and nothing of an engine's.
-fn check_ours(path: &Path) -> Result<()> {
-    let names = names(path)?;
+/// Opens the lock file, or makes it, and nothing that a link leads to.
+fn open_lock(name: &Name) -> Result<File> {
+    let not_ours = || {
+        Error::new(
+            ErrorKind::NotAStore,
+            "the folder's LOCK is a link or no file; an engine's is a file of its own",
+        )
+    };
+    let unopened = |error| io_error("the folder's lock file can't be opened for writing", error);
+    let found = name.look().map_err(unopened)?;
+    if found.is_some_and(|found| !found.is_file) {
+        return Err(not_ours());
+    }
+    let lock = name.open_to_lock().map_err(unopened)?;
+    // It may have been replaced since.
+    if lock.metadata().map_err(unopened)?.is_file() {
+        return Ok(lock);
+    }
+    Err(not_ours())
+}
+
+/// Refuses a folder that others may write to, and one that holds something, and nothing of an
+/// engine's.
+fn check_ours(directory: &Directory) -> Result<()> {
+    let may_others_write = directory.may_others_write();
+    if may_others_write
+        .map_err(|error| io_error("the engine's folder can't be looked at", error))?
+    {
+        return Err(Error::new(
+            ErrorKind::NotAStore,
+            "others than its owner may write to the folder, and could take its files away: run \
+             chmod go-w on it, or give the engine a folder of its own below it",
+        ));
+    }
+    let names = names(directory)?;
     let is_ours = |name: &String| {
         let finished = name.strip_suffix(UNFINISHED).unwrap_or(name);
         [LOCK, SECRET, MANIFEST, SCOPES].contains(&finished) || SegmentFile::of(name).is_some()
@@ -310,15 +363,9 @@ fn check_ours(path: &Path) -> Result<()> {
     ))
 }
 
-fn names(path: &Path) -> Result<Vec<String>> {
-    let unreadable = |error| io_error("the engine's folder can't be listed", error);
-    fs::read_dir(path)
-        .map_err(unreadable)?
-        .map(|entry| {
-            let entry = entry.map_err(unreadable)?;
-            Ok(entry.file_name().to_string_lossy().into_owned())
-        })
-        .collect()
+fn names(directory: &Directory) -> Result<Vec<String>> {
+    let names = directory.names();
+    names.map_err(|error| io_error("the engine's folder can't be listed", error))
 }
 
 fn acquire(lock: &File, wait: Duration) -> Result<()> {
@@ -341,14 +388,4 @@ fn acquire(lock: &File, wait: Duration) -> Result<()> {
             Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
         }
     }
-}
-
-/// Syncs a folder's entries. Windows has no such call, and needs none for its journalled file system.
-fn sync_folder(path: &Path) -> Result<()> {
-    if cfg!(windows) {
-        return Ok(());
-    }
-    let sync = || File::open(path).and_then(|folder| folder.sync_all());
-    disk::call(Call::SyncFolder(path), sync)
-        .map_err(|error| io_error("the engine's folder can't be synced", error))
 }

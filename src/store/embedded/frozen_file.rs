@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Bound;
-use std::path::Path;
 
 use parking_lot::RwLock;
 use redb::{BackendError, StorageBackend};
 
+use super::directory::Name;
 use super::disk::{DataFile, file_as_on_disk};
 
 /// What is kept of a write is kept in pieces of this size.
@@ -32,8 +32,8 @@ struct Written {
 }
 
 impl FrozenFile {
-    pub(super) fn open(path: &Path) -> Result<Self, redb::Error> {
-        let file = file_as_on_disk(path)?;
+    pub(super) fn open(name: &Name) -> Result<Self, redb::Error> {
+        let file = file_as_on_disk(name)?;
         let length = file.len()?;
         Ok(Self {
             file,
@@ -163,6 +163,7 @@ impl FrozenFile {
 
 #[cfg(test)]
 mod tests {
+    use super::super::directory::Directory;
     use super::*;
 
     #[test]
@@ -172,7 +173,8 @@ mod tests {
         let mut model: Vec<u8> = (0..50_000_u32).map(|at| at.to_le_bytes()[0] | 1).collect();
         let before = model.clone();
         std::fs::write(&path, &model).unwrap();
-        let file = FrozenFile::open(&path).unwrap();
+        let directory = Directory::open(folder.path()).unwrap();
+        let file = FrozenFile::open(&directory.name("file")).unwrap();
         let mut random = 7_usize;
         for round in 0..2_000_usize {
             random = random

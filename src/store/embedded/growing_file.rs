@@ -103,13 +103,14 @@ impl StorageBackend for GrowingFile {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
+    use super::super::directory::Directory;
     use super::super::disk::data_file;
     use super::*;
 
     fn growing(file: std::fs::File) -> GrowingFile {
-        let file = data_file(file, Path::new("")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(folder.path()).unwrap();
+        let file = data_file(file, &directory.name("file")).unwrap();
         GrowingFile::new(file, Arc::default()).unwrap()
     }
 

@@ -113,11 +113,12 @@ pub(super) struct Checkpoint {
     pub(super) entries: u64,
     pub(super) entry_bytes: u64,
     pub(super) last_sequence: u64,
-    pub(super) ends_at: Timestamp,
+    pub(super) answers_end: Timestamp,
+    pub(super) attempts_end: Timestamp,
     pub(super) slots: Vec<(u128, Slot)>,
 }
 
-const COUNTS_BYTES: usize = 32;
+const COUNTS_BYTES: usize = 40;
 const SLOT_BYTES: usize = 24;
 
 impl Checkpoint {
@@ -134,7 +135,8 @@ impl Checkpoint {
             self.entries,
             self.entry_bytes,
             self.last_sequence,
-            self.ends_at.0,
+            self.answers_end.0,
+            self.attempts_end.0,
         ] {
             bytes.extend_from_slice(&count.to_le_bytes());
         }
@@ -161,7 +163,8 @@ impl Checkpoint {
             entries: word(0)?,
             entry_bytes: word(1)?,
             last_sequence: word(2)?,
-            ends_at: Timestamp(word(3)?),
+            answers_end: Timestamp(word(3)?),
+            attempts_end: Timestamp(word(4)?),
             slots: slots.iter().map(slot).collect::<Option<_>>()?,
         })
         .filter(|_| rest.is_empty())

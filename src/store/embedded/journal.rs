@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::ops::Bound;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 
 use super::blob::{self, Run};
+use super::directory::Name;
 use super::edge::{Edge, redb_call};
+use super::ends::Ends;
 use super::folder::Folder;
-use super::index::{Checkpoint, Index};
+use super::index::{Checkpoint, Index, Slot};
 use super::journal_file::{HEADER, JournalFile, OnRepair, WHAT};
 use super::manifest::{RolledRow, SegmentContent};
 use super::tally::Tally;
@@ -47,22 +48,21 @@ pub(super) struct Journal {
     entries: AtomicU64,
     entry_bytes: AtomicU64,
     last_sequence: AtomicU64,
-    /// When the last of its records is over, unless it is held.
-    ends_at: AtomicU64,
+    pub(super) ends: Ends,
 }
 
 impl Journal {
     /// Makes an empty segment, durable but for its folder's entry.
     pub(super) fn create(
-        path: &Path,
+        name: &Name,
         tally: Arc<Tally>,
         opened_at: Timestamp,
         cache_bytes: usize,
     ) -> Result<Self> {
-        let file = Folder::create_file(path)?;
+        let file = Folder::create_file(name)?;
         let header_bytes = codec::encode_sealed(&tally.header)?;
         let file = redb_call(WHAT, || {
-            let file = JournalFile::create(file, path, cache_bytes)?;
+            let file = JournalFile::create(file, name, cache_bytes)?;
             let transaction = file.begin_write()?;
             transaction
                 .open_table(HEADER)?
@@ -76,7 +76,7 @@ impl Journal {
 
     /// Opens a segment's file and checks that it is the expected one.
     pub(super) fn open(
-        path: &Path,
+        name: &Name,
         tally: Arc<Tally>,
         opened_at: Timestamp,
         how: How,
@@ -84,11 +84,11 @@ impl Journal {
         on_repair: OnRepair,
     ) -> Result<Self> {
         let file = redb_call(WHAT, || match how {
-            How::Active => JournalFile::open(path, cache_bytes, on_repair),
+            How::Active => JournalFile::open(name, cache_bytes, on_repair),
             How::Rolled(rolled) if !rolled.is_cut => {
-                JournalFile::open_rolled(path, cache_bytes, on_repair)
+                JournalFile::open_rolled(name, cache_bytes, on_repair)
             }
-            How::Rolled(_) | How::Crashed => JournalFile::freeze(path, cache_bytes, on_repair),
+            How::Rolled(_) | How::Crashed => JournalFile::freeze(name, cache_bytes, on_repair),
         })?;
         file.check_header(&tally.header)?;
         let segment = Self::new(tally, opened_at, file);
@@ -102,9 +102,9 @@ impl Journal {
     }
 
     /// The same segment with a new handle of its file, to which nothing is written any more.
-    pub(super) fn freeze(&self, path: &Path, cache_bytes: usize) -> Result<Self> {
+    pub(super) fn freeze(&self, name: &Name, cache_bytes: usize) -> Result<Self> {
         let file = redb_call(WHAT, || {
-            JournalFile::freeze(path, cache_bytes, Arc::new(|_| {}))
+            JournalFile::freeze(name, cache_bytes, Arc::new(|_| {}))
         })?;
         file.check_header(&self.tally.header)?;
         let frozen = Self {
@@ -113,7 +113,7 @@ impl Journal {
             entries: AtomicU64::new(self.entries()),
             entry_bytes: AtomicU64::new(self.entry_bytes()),
             last_sequence: AtomicU64::new(self.last_sequence()),
-            ends_at: AtomicU64::new(self.ends_at().0),
+            ends: Ends::new(self.ends.answers(), self.ends.attempts()),
             ..Self::new(Arc::clone(&self.tally), self.opened_at, file)
         };
         frozen.stand()?;
@@ -144,7 +144,7 @@ impl Journal {
             entries: AtomicU64::new(0),
             entry_bytes: AtomicU64::new(0),
             last_sequence: AtomicU64::new(before_first),
-            ends_at: AtomicU64::new(0),
+            ends: Ends::default(),
         }
     }
 
@@ -166,11 +166,12 @@ impl Journal {
     }
 
     /// Notes an entry that is in the journal.
-    pub(super) fn count(&self, sequence: u64, bytes: usize, ends_at: Timestamp) {
+    pub(super) fn count(&self, slot: Slot, bytes: usize, ends_at: Timestamp) {
         self.entries.fetch_add(1, Ordering::Relaxed);
         self.entry_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.last_sequence.fetch_max(sequence, Ordering::Relaxed);
-        self.ends_at.fetch_max(ends_at.0, Ordering::Relaxed);
+        self.last_sequence
+            .fetch_max(slot.sequence(), Ordering::Relaxed);
+        self.ends.note(slot, ends_at);
     }
 
     /// Ends the journal: a last commit saves redb's allocator state, so that no open has to repair the
@@ -288,7 +289,8 @@ impl Journal {
             entries: self.entries(),
             entry_bytes: self.entry_bytes(),
             last_sequence: self.last_sequence(),
-            ends_at: self.ends_at(),
+            answers_end: self.ends.answers(),
+            attempts_end: self.ends.attempts(),
             slots: self.index.slots().collect(),
         };
         let bytes = checkpoint.to_bytes();
@@ -325,7 +327,8 @@ impl Journal {
             .store(checkpoint.entry_bytes, Ordering::Relaxed);
         self.last_sequence
             .store(checkpoint.last_sequence, Ordering::Relaxed);
-        self.ends_at.store(checkpoint.ends_at.0, Ordering::Relaxed);
+        self.ends
+            .include(&Ends::new(checkpoint.answers_end, checkpoint.attempts_end));
         Ok(())
     }
 
@@ -380,10 +383,6 @@ impl Journal {
 
     pub(super) fn page_cache_bytes(&self) -> u64 {
         self.file.page_cache_bytes()
-    }
-
-    pub(super) fn ends_at(&self) -> Timestamp {
-        Timestamp(self.ends_at.load(Ordering::Relaxed))
     }
 }
 

@@ -1,7 +1,6 @@
 //! A journal's file: written to while its segment is active, only read once it is rolled.
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,6 +9,7 @@ use redb::{
     TransactionError, WriteTransaction,
 };
 
+use super::directory::Name;
 use super::disk::{DataFile, data_file, existing_file};
 use super::edge::{Owned, redb_call};
 use super::frozen_file::FrozenFile;
@@ -39,50 +39,50 @@ pub(super) type OnRepair = Arc<dyn Fn(u64) + Send + Sync>;
 
 impl JournalFile {
     /// Makes a database of an empty file.
-    pub(super) fn create(file: File, path: &Path, cache_bytes: usize) -> Result<Self, redb::Error> {
-        Self::writable(data_file(file, path)?, cache_bytes, Arc::new(|_| {}))
+    pub(super) fn create(file: File, name: &Name, cache_bytes: usize) -> Result<Self, redb::Error> {
+        Self::writable(data_file(file, name)?, cache_bytes, Arc::new(|_| {}))
     }
 
     /// Opens the journal of a segment that was closed cleanly, to write to it.
     pub(super) fn open(
-        path: &Path,
+        name: &Name,
         cache_bytes: usize,
         on_repair: OnRepair,
     ) -> Result<Self, redb::Error> {
-        Self::writable(existing_file(path)?, cache_bytes, on_repair)
+        Self::writable(existing_file(name)?, cache_bytes, on_repair)
     }
 
     /// Opens the journal of a segment that was rolled, as far as that was ended cleanly.
     pub(super) fn open_rolled(
-        path: &Path,
+        name: &Name,
         cache_bytes: usize,
         on_repair: OnRepair,
     ) -> Result<Self, redb::Error> {
         let opened = Database::builder()
             .set_cache_size(cache_bytes)
-            .open_read_only_with_backend(data_file(File::open(path)?, path)?);
+            .open_read_only_with_backend(data_file(name.open_to_read()?, name)?);
         match opened {
-            Ok(database) => Self::unchanging(Opened::ReadOnly(Owned::new(database)), path),
-            Err(DatabaseError::RepairAborted) => Self::freeze(path, cache_bytes, on_repair),
+            Ok(database) => Self::unchanging(Opened::ReadOnly(Owned::new(database)), name),
+            Err(DatabaseError::RepairAborted) => Self::freeze(name, cache_bytes, on_repair),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Opens a file that nothing is written to, though it may have to be repaired to be read.
     pub(super) fn freeze(
-        path: &Path,
+        name: &Name,
         cache_bytes: usize,
         on_repair: OnRepair,
     ) -> Result<Self, redb::Error> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .set_repair_callback(move |repair| on_repair(thousandths(repair.progress())))
-            .create_with_backend(FrozenFile::open(path)?)?;
-        Self::unchanging(Opened::Frozen(Owned::new(database)), path)
+            .create_with_backend(FrozenFile::open(name)?)?;
+        Self::unchanging(Opened::Frozen(Owned::new(database)), name)
     }
 
-    fn unchanging(database: Opened, path: &Path) -> Result<Self, redb::Error> {
-        let taken = Arc::new(AtomicU64::new(taken_by(path)?));
+    fn unchanging(database: Opened, name: &Name) -> Result<Self, redb::Error> {
+        let taken = Arc::new(AtomicU64::new(taken_by(name)?));
         Ok(Self { database, taken })
     }
 
@@ -169,12 +169,9 @@ impl JournalFile {
 }
 
 /// How many bytes of the disk a file takes, holes left out where the system tells.
-pub(super) fn taken_by(path: &Path) -> std::io::Result<u64> {
-    let metadata = std::fs::metadata(path)?;
-    #[cfg(unix)]
-    return Ok(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
-    #[cfg(not(unix))]
-    Ok(metadata.len())
+pub(super) fn taken_by(name: &Name) -> std::io::Result<u64> {
+    let found = name.look()?.ok_or(std::io::ErrorKind::NotFound)?;
+    Ok(found.taken_bytes)
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is between 0 and 1.

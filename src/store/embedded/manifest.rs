@@ -22,7 +22,7 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("onceward m
 /// The folder's format version, readable by every version of the crate: 4 bytes, little-endian.
 const FORMAT_ROW: &str = "format";
 const STATE_ROW: &str = "state";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const WHAT: &str = "the manifest";
 const CACHE_BYTES: usize = 256 << 10;
 /// An epoch begins at a multiple of two to this power: about a million sequences for each millisecond
@@ -343,9 +343,12 @@ fn check_format(row: Option<&[u8]>) -> Result<()> {
                  use a newer one"
             ),
         )),
-        Some(1) => Err(Error::new(
+        Some(older @ (1 | 2)) => Err(Error::new(
             ErrorKind::UnsupportedFormat,
-            "the folder has the format 1, which no release of onceward has written: use a new folder",
+            format!(
+                "the folder has the format {older}, which no release of onceward has written: use a new \
+                 folder"
+            ),
         )),
         _ => Err(Error::new(
             ErrorKind::Corrupt,

@@ -21,6 +21,7 @@ use super::sealed_writer::SealedWriter;
 use super::set::SegmentSet;
 use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
+use super::warnings::Chore;
 use crate::clock::Timestamp;
 use crate::codec::OutlineState;
 use crate::error::{Error, ErrorKind, Result};
@@ -89,6 +90,9 @@ impl Shared {
             let begun = Begun::now();
             let result = self.merge(&members);
             self.meters.merged(begun, &result);
+            if let Err(error) = &result {
+                self.warnings.failed(Chore::Merging, error);
+            }
             match result {
                 Ok(true) => self.share_caches()?,
                 // Somebody walks through the segments, and will wake this thread; or the oldest was swept.
@@ -102,7 +106,19 @@ impl Shared {
                 }
             }
         }
+        self.note_merged();
         Ok(())
+    }
+
+    /// Takes back what was said of a merge that failed, once none is left to be made.
+    fn note_merged(&self) {
+        let rests = self.timeline.now() < *self.merging.not_before.lock();
+        let set = self.view.segments();
+        let unreadable = self.merging.unreadable.lock();
+        let is_unreadable = |sealed: &Arc<Sealed>| unreadable.contains(&sealed.tally.id());
+        if !rests && !self.merging.is_held() && !set.sealed.iter().any(is_unreadable) {
+            self.warnings.clear(Chore::Merging);
+        }
     }
 
     fn choose_members(&self) -> Option<Vec<Arc<Sealed>>> {
@@ -127,10 +143,13 @@ impl Shared {
         (set.disk_bytes() + taken_meanwhile < most).then(|| members.to_vec())
     }
 
-    /// When a segment will be unlinked, unless attempts in it are held.
+    /// When a segment will be unlinked, about, unless attempts in it are held.
     fn due(&self, sealed: &Sealed) -> Timestamp {
         let rolled_at = Timestamp(sealed.rolled.rolled_at_ms);
-        sealed.ends_at().min(rolled_at.plus(self.rules.retention))
+        sealed
+            .ends()
+            .last()
+            .min(rolled_at.plus(self.rules.retention))
     }
 
     /// When the first of those would have been that went into a segment.
@@ -144,6 +163,7 @@ impl Shared {
         let first_due = members.iter().map(|sealed| self.first_due(sealed)).min();
         let (header, rolled) = what_is_merged(members, first_due);
         let unfinished = self.folder.unfinished_sealed(&header);
+        self.check_place()?;
         self.with_manifest(Manifest::settle)?;
         Folder::remove_file(&unfinished)?;
         self.folder.step(Step::Merging);
@@ -155,12 +175,12 @@ impl Shared {
             return Ok(false);
         };
         self.folder.step(Step::MergeWritten);
-        let path = self.folder.sealed(&header);
+        let finished = self.folder.sealed(&header);
         self.folder
-            .rename(&unfinished, &path)
-            .inspect_err(|_| drop(Folder::remove_file(&path)))?;
+            .rename(&unfinished, &finished)
+            .inspect_err(|_| drop(Folder::remove_file(&finished)))?;
         if !self.list_merged(members, merged)? {
-            Folder::remove_file(&path)?;
+            Folder::remove_file(&finished)?;
             return Ok(false);
         }
         self.folder.step(Step::MergeListed);
@@ -182,10 +202,10 @@ impl Shared {
         header: SegmentHeader,
         rolled: RolledRow,
     ) -> Result<Option<Sealed>> {
-        let path = self.folder.unfinished_sealed(&header);
+        let name = self.folder.unfinished_sealed(&header);
         let keys: u64 = members.iter().map(|sealed| sealed.keys()).sum();
         let keys = usize::try_from(keys).unwrap_or(usize::MAX);
-        let mut writer = SealedWriter::create(&path, keys, self.budget.sealing())?;
+        let mut writer = SealedWriter::create(&name, keys, self.budget.sealing())?;
         let mut inputs = self.inputs(members)?;
         let listed = attempts_of(members)?;
         let (mut first, mut last) = (None, None);
@@ -230,17 +250,19 @@ impl Shared {
         header: SegmentHeader,
         rolled: RolledRow,
     ) -> Result<Sealed> {
-        let path = self.folder.unfinished_sealed(&header);
+        let name = self.folder.unfinished_sealed(&header);
         let set = self.view.segments();
         writer.retain_attempts(|attempt| set.newest_slot(attempt.short).is_none());
-        let ends_at = members.iter().map(|sealed| sealed.ends_at()).max();
-        writer.finish(header, rolled.holds, ends_at.unwrap_or(Timestamp(0)))?;
+        for sealed in members {
+            writer.ends.include(&sealed.ends());
+        }
+        writer.finish(header, rolled.holds)?;
         let tallies = members.iter().map(|sealed| &sealed.tally);
         let tally = Arc::new(Tally::merging(header, tallies));
         let cache_bytes = self
             .budget
             .sealed(rolled.holds.entries, set.sealed_entries());
-        Sealed::open(&path, &tally, rolled, cache_bytes)
+        Sealed::open(&name, &tally, rolled, cache_bytes)
     }
 
     /// Whether a removal may still be needed: a segment that is older than all that are merged may hold the key.
@@ -254,8 +276,8 @@ impl Shared {
     fn inputs(&self, members: &[Arc<Sealed>]) -> Result<Vec<Input>> {
         let open = |sealed: &Arc<Sealed>| {
             // A handle of its own, so that what others read stays in their cache.
-            let path = self.folder.sealed(&sealed.tally.header);
-            let opened = sealed.reopen(&path, Budget::passing());
+            let name = self.folder.sealed(&sealed.tally.header);
+            let opened = sealed.reopen(&name, Budget::passing());
             opened.and_then(Input::new).inspect_err(|error| {
                 if error.kind() != ErrorKind::Io {
                     self.merging.unreadable.lock().push(sealed.tally.id());

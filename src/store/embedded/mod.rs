@@ -7,8 +7,10 @@ mod blob;
 mod block;
 mod budget;
 mod condition;
+mod directory;
 mod disk;
 mod edge;
+mod ends;
 mod export;
 mod filter;
 mod folder;
@@ -41,6 +43,7 @@ mod tests;
 mod upkeep;
 mod verify;
 mod view;
+mod warnings;
 #[cfg(onceward_faults)]
 mod watched_file;
 mod writer;
@@ -58,6 +61,7 @@ use self::merger::Merging;
 use self::sealer::Sealing;
 use self::shared::Shared;
 use self::view::{Current, Found};
+use self::warnings::{Chore, Warnings};
 use self::writer::Writer;
 use super::{Answer, Chunks, Figures, Glance, Observer, Reads, Request, Rules, Seen, Store, Swept};
 use crate::clock::{Clock, Timer, Timestamp};
@@ -167,6 +171,7 @@ impl Embedded {
             budget: settings.budget(),
             sealing,
             merging: Merging::new(settings.most_merged()),
+            warnings: Warnings::default(),
             meters: settings.meters,
             sweep_not_before,
             clock_step: recovered.clock_step,
@@ -265,7 +270,9 @@ impl Store for Embedded {
     }
 
     fn sweep(&self) -> Result<Swept> {
-        self.shared.sweep().inspect_err(|error| {
+        let swept = self.shared.sweep();
+        self.shared.warnings.note(Chore::Sweeping, &swept);
+        swept.inspect_err(|error| {
             self.shared.note_unread(error);
             self.shared.failed_sweeps.fetch_add(1, Ordering::Relaxed);
         })
@@ -325,6 +332,23 @@ impl Store for Embedded {
 
     fn condition(&self) -> Result<()> {
         self.shared.condition.check()
+    }
+
+    /// Looks whether the folder is where it was: nobody may have written anything since.
+    fn readiness(&self) -> Result<()> {
+        self.condition()?;
+        self.shared.check_place()?;
+        self.condition()
+    }
+
+    #[cfg(any(test, feature = "register"))]
+    fn check_place(&self) -> Result<()> {
+        self.shared.condition.check_readable()?;
+        self.shared.check_place()
+    }
+
+    fn warnings(&self) -> Vec<Error> {
+        self.shared.warnings.all()
     }
 
     fn close(&self) -> Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redb::ReadableTableMetadata;
 
 use super::Settings;
+use super::directory::Name;
 use super::edge::redb_call;
 use super::folder::Folder;
 use super::journal::{JOURNAL, Journal};
@@ -121,7 +122,7 @@ fn new_store(folder: &Arc<Folder>, settings: &Settings) -> Result<(Manifest, Sec
         secret_check: secret.check_value(),
         is_peppered: settings.pepper.is_some(),
         encryption_keys: Vec::new(),
-        folder_identity: folder.identity()?,
+        folder_identity: folder.identity(),
         last_sequence: 0,
         counted_to: 0,
         time_mark_ms: 0,
@@ -207,7 +208,7 @@ fn mark_open(
     last_sequence: u64,
     settings: &Settings,
 ) -> Result<()> {
-    let identity = folder.identity()?;
+    let identity = folder.identity();
     let state = manifest.state();
     let is_copy = settings.is_restored || identity != state.folder_identity;
     let encryption_keys = keys_written_with(state, settings);
@@ -243,9 +244,9 @@ fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -
             // It was swept, or ended empty.
             FileKind::Journal if file.id < last => true,
             FileKind::Journal => {
-                let path = folder.segment(file);
+                let name = folder.segment(file);
                 let cache_bytes = settings.budget().writable();
-                file.id == last + 1 && is_blank(&path, cache_bytes)?
+                file.id == last + 1 && is_blank(&name, cache_bytes)?
             }
             // As long as everything is there that it was made of, it is worth nothing yet.
             FileKind::Sealed => file.id < first || has_sources(&files, state, file),
@@ -296,9 +297,9 @@ fn remove_replaced(folder: &Folder, state: &ManifestState) -> Result<()> {
 }
 
 /// Whether a file is a segment that was made and never written to, or not even made to the end.
-fn is_blank(path: &Path, cache_bytes: usize) -> Result<bool> {
+fn is_blank(name: &Name, cache_bytes: usize) -> Result<bool> {
     let holds_something = redb_call(WHAT, || {
-        let file = JournalFile::freeze(path, cache_bytes, Arc::new(|_| {}))?;
+        let file = JournalFile::freeze(name, cache_bytes, Arc::new(|_| {}))?;
         let rows = file.begin_read()?.open_table(JOURNAL)?;
         Ok(rows.len()? > 0)
     });
@@ -306,8 +307,7 @@ fn is_blank(path: &Path, cache_bytes: usize) -> Result<bool> {
         Ok(holds_something) => Ok(!holds_something),
         // Made, but not to the end. A larger file has held more than a beginning.
         Err(error) if error.kind() == ErrorKind::Corrupt => {
-            let bytes = std::fs::metadata(path).map_or(u64::MAX, |metadata| metadata.len());
-            Ok(bytes <= FRESH_FILE_BYTES)
+            Ok(name.bytes().unwrap_or(u64::MAX) <= FRESH_FILE_BYTES)
         }
         Err(error) => Err(error),
     }
@@ -376,8 +376,8 @@ impl Folder {
         opened_at: Timestamp,
         cache_bytes: usize,
     ) -> Result<Journal> {
-        let path = self.journal(tally.id());
-        Self::remove_file(&path)?;
-        self.durably(|| Journal::create(&path, tally, opened_at, cache_bytes))
+        let name = self.journal(tally.id());
+        Self::remove_file(&name)?;
+        self.durably(|| Journal::create(&name, tally, opened_at, cache_bytes))
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::disk::Step;
+use super::edge::with_causes;
 use super::lanes::Job;
 use super::manifest::RolledRow;
 use super::writer::Writer;
@@ -19,48 +20,50 @@ use crate::store::interrupted;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// An error's message and those of its causes.
-fn with_causes(error: &Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
-    }
-    message
+/// Whether nothing will ever go on.
+pub(super) fn has_failed(result: &Result<()>) -> bool {
+    matches!(result, Err(error) if error.kind() == ErrorKind::Failed)
 }
 
 impl Writer {
-    /// Everybody who waits gets an error, and nothing changes until [`resume`](Writer::resume) has succeeded.
+    /// Everybody who waits gets an error, and nothing changes until [`resume`](Writer::resume) has
+    /// succeeded, if ever.
     pub(super) fn interrupt(&mut self, error: &Error) {
         let shared = &self.shared;
-        shared.condition.interrupt(&with_causes(error));
+        let reason = with_causes(error);
+        shared.condition.interrupt(&reason);
         self.step(Step::Interrupted);
+        let (kind, cause) = match error.kind() {
+            ErrorKind::Failed => (ErrorKind::Failed, "the store has failed"),
+            _ => (ErrorKind::Io, "the disk failed"),
+        };
         for (answer, _) in self.batch.answers.drain(..) {
-            let unclear = Error::new(
-                ErrorKind::Io,
-                format!("whether this took effect is unclear, because the disk failed: {error}"),
-            );
-            answer.send(Err(unclear.of_unknown_outcome()));
+            let message = format!("whether this took effect is unclear, because {cause}: {reason}");
+            answer.send(Err(Error::new(kind, message).of_unknown_outcome()));
         }
-        for done in self.batch.dones.drain(..) {
-            drop(done.send(Err(interrupted("the disk failed"))));
+        for done in std::mem::take(&mut self.batch.dones) {
+            drop(done.send(Err(self.refusal())));
         }
         self.batch.clear();
-        shared.observer.interrupted();
+        self.shared.observer.interrupted();
         self.refuse_queued();
     }
 
-    /// Tries to go on until that succeeds. Gives whether it did; not if the store is to stop.
+    /// Tries to go on until that succeeds. Gives whether it did; not if the store is to stop, or
+    /// has failed for good.
     pub(super) fn resume(&mut self) -> bool {
         loop {
             self.refuse_for(self.pause);
             let result = self.begin_anew();
+            if has_failed(&result) {
+                self.refuse_queued();
+                return false;
+            }
             // Until a commit succeeds.
             self.pause = (2 * self.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             if result.is_ok() {
                 self.shared.resumed();
-                return true;
+                return self.shared.condition.check_not_failed().is_ok();
             }
             if self.is_stopping {
                 return false;
@@ -70,6 +73,7 @@ impl Writer {
 
     /// Cuts the active segment off after the last entry that is surely in it, and makes a new one.
     fn begin_anew(&mut self) -> Result<()> {
+        self.shared.check_place()?;
         self.freeze_active()?;
         let shared = Arc::clone(&self.shared);
         let now = shared.timeline.now();
@@ -94,8 +98,8 @@ impl Writer {
             return Ok(());
         }
         let shared = &self.shared;
-        let path = shared.folder.journal(self.active.tally.id());
-        let frozen = self.active.freeze(&path, shared.budget.writable())?;
+        let name = shared.folder.journal(self.active.tally.id());
+        let frozen = self.active.freeze(&name, shared.budget.writable())?;
         let frozen = Arc::new(frozen);
         shared.replace(|segments| {
             segments.journals.pop();
@@ -126,11 +130,14 @@ impl Writer {
         }
     }
 
+    /// Why nothing is done now.
+    fn refusal(&self) -> Error {
+        let refusal = self.shared.condition.check().err();
+        refusal.unwrap_or_else(|| interrupted("the disk failed"))
+    }
+
     fn refuse(&mut self, job: Job) {
-        let refusal = self.shared.condition.check();
-        let refusal = refusal
-            .err()
-            .unwrap_or_else(|| interrupted("the disk failed"));
+        let refusal = self.refusal();
         match job {
             Job::Ask((_, answer)) => answer.send(Err(refusal)),
             Job::Carry(_, done) | Job::Tidy(done) => drop(done.send(Err(refusal))),

@@ -105,8 +105,8 @@ impl Scan {
             ));
         };
         let cache_bytes = settings.budget().sealed(rolled.holds.entries, all.entries);
-        let path = folder.sealed(&tally.header);
-        let sealed = Sealed::open(&path, tally, rolled, cache_bytes)?;
+        let name = folder.sealed(&tally.header);
+        let sealed = Sealed::open(&name, tally, rolled, cache_bytes)?;
         self.last_sequence = self.last_sequence.max(rolled.holds.last_sequence);
         self.set.sealed.push(Arc::new(sealed));
         let done = self.set.sealed.len() as u64;
@@ -147,7 +147,7 @@ impl Scan {
         // Mostly there are two entries per key.
         let unread = rows.saturating_sub(journal.entries());
         // What the file says of itself isn't checked yet; its length is what it is.
-        let bytes = std::fs::metadata(folder.journal(row.id)).map_or(0, |file| file.len());
+        let bytes = folder.journal(row.id).bytes().unwrap_or(0);
         let keys = (unread / 2).min(bytes / LEAST_ENTRY_BYTES);
         journal.index.reserve(usize::try_from(keys).unwrap_or(0));
         let tell = || {
@@ -362,8 +362,7 @@ fn index(journal: &Journal, outline: &Outline, bytes: usize) {
         OutlineState::Completed { ends_at } => (SlotKind::Completed, ends_at),
         OutlineState::Removed => (SlotKind::Removed, Timestamp(0)),
     };
-    let sequence = outline.heading.sequence;
-    let slot = Slot::new(sequence, kind);
+    let slot = Slot::new(outline.heading.sequence, kind);
     journal.index.insert_newer(outline.digest.short(), slot);
-    journal.count(sequence, bytes, ends_at);
+    journal.count(slot, bytes, ends_at);
 }

@@ -1,8 +1,6 @@
 //! A sealed segment: the newest entry per key of a journal, in the order of their digests, read-only.
 
 use std::fmt;
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, TableDefinition};
@@ -10,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::blob::{self, Run};
 use super::block::{self, Begun, Block};
+use super::directory::Name;
 use super::disk::data_file;
 use super::edge::{Edge, Owned, io_error, redb_call};
+use super::ends::Ends;
 use super::filter::Filter;
 use super::journal_file::taken_by;
 use super::manifest::{RolledRow, SegmentContent};
@@ -34,8 +34,10 @@ pub(super) struct SealedHeader {
     /// How many of its entries are here: the newest of each key.
     pub(super) keys: u64,
     pub(super) blocks: u64,
-    /// When the last of the records is over, unless it is held.
-    pub(super) ends_at_ms: u64,
+    /// When the last of the records is over that isn't one of the listed attempts.
+    pub(super) answers_end_ms: u64,
+    /// When the last of the attempts is over, settled or not, unless it is held.
+    pub(super) attempts_end_ms: u64,
 }
 
 /// An attempt that was in flight when its segment was sealed.
@@ -67,12 +69,12 @@ impl Sealed {
     /// Opens a sealed segment and checks that it is the expected one. Reads its filter and its fences,
     /// and none of its entries.
     pub(super) fn open(
-        path: &Path,
+        name: &Name,
         tally: &Arc<Tally>,
         rolled: RolledRow,
         cache_bytes: usize,
     ) -> Result<Self> {
-        let opened = Opened::open(path, cache_bytes)?;
+        let opened = Opened::open(name, cache_bytes)?;
         let (filter, fences) = redb_call(WHAT, || {
             let filter = blob::read(&opened.runs, Run::Filter)?;
             Ok((filter, blob::read(&opened.runs, Run::Fences)?))
@@ -100,14 +102,14 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
-            disk_bytes: taken_by(path).map_err(|error| io_error("a sealed segment", error))?,
+            disk_bytes: taken_by(name).map_err(|error| io_error("a sealed segment", error))?,
             edge: Edge::default(),
         })
     }
 
     /// The same segment, opened anew with another share of the page caches.
-    pub(super) fn reopen(&self, path: &Path, cache_bytes: usize) -> Result<Self> {
-        let opened = Opened::open(path, cache_bytes)?;
+    pub(super) fn reopen(&self, name: &Name, cache_bytes: usize) -> Result<Self> {
+        let opened = Opened::open(name, cache_bytes)?;
         Ok(Self {
             tally: Arc::clone(&self.tally),
             rolled: self.rolled,
@@ -118,7 +120,7 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
-            disk_bytes: taken_by(path).map_err(|error| io_error("a sealed segment", error))?,
+            disk_bytes: taken_by(name).map_err(|error| io_error("a sealed segment", error))?,
             edge: Edge::default(),
         })
     }
@@ -285,8 +287,13 @@ impl Sealed {
         self.header.keys
     }
 
-    pub(super) fn ends_at(&self) -> Timestamp {
-        Timestamp(self.header.ends_at_ms)
+    /// When the last of its records is over. What isn't one of the listed attempts counts as an answer.
+    pub(super) fn ends(&self) -> Ends {
+        let header = &self.header;
+        Ends::new(
+            Timestamp(header.answers_end_ms),
+            Timestamp(header.attempts_end_ms),
+        )
     }
 
     /// What the filter and the fences take in memory.
@@ -324,11 +331,11 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(path: &Path, cache_bytes: usize) -> Result<Self> {
+    fn open(name: &Name, cache_bytes: usize) -> Result<Self> {
         redb_call(WHAT, || {
             let file = Database::builder()
                 .set_cache_size(cache_bytes)
-                .open_read_only_with_backend(data_file(File::open(path)?, path)?)?;
+                .open_read_only_with_backend(data_file(name.open_to_read()?, name)?)?;
             let transaction = file.begin_read()?;
             let header = transaction.open_table(HEADER)?.get(())?;
             let header = header.map(|row| row.value().to_vec()).unwrap_or_default();

@@ -1,20 +1,20 @@
 //! Writing a sealed segment's file.
 
 use std::ops::Bound;
-use std::path::Path;
 
 use redb::Database;
 
 use super::blob::{self, Run};
 use super::block::{self, Packed, Packer};
+use super::directory::Name;
 use super::disk::data_file;
 use super::edge::{Owned, redb_call};
+use super::ends::Ends;
 use super::filter::Filter;
 use super::folder::Folder;
 use super::manifest::SegmentContent;
 use super::sealed::{BLOCKS, HEADER, RUNS, SealedAttempt, SealedHeader, WHAT};
 use super::tally::SegmentHeader;
-use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::Result;
 
@@ -31,17 +31,19 @@ pub(super) struct SealedWriter {
     /// Blocks that are not written yet.
     packed: Vec<Packed>,
     attempts: Vec<SealedAttempt>,
+    /// When what the segment holds is over; an attempt that isn't noted counts as an answer.
+    pub(super) ends: Ends,
     keys: u64,
 }
 
 impl SealedWriter {
     /// Begins a file for at most so many keys.
-    pub(super) fn create(path: &Path, keys: usize, cache_bytes: usize) -> Result<Self> {
-        let file = Folder::create_file(path)?;
+    pub(super) fn create(name: &Name, keys: usize, cache_bytes: usize) -> Result<Self> {
+        let file = Folder::create_file(name)?;
         let file = redb_call(WHAT, || {
             let database = Database::builder()
                 .set_cache_size(cache_bytes)
-                .create_with_backend(data_file(file, path)?)?;
+                .create_with_backend(data_file(file, name)?)?;
             Ok(Owned::new(database))
         })?;
         Ok(Self {
@@ -51,6 +53,7 @@ impl SealedWriter {
             fences: Vec::new(),
             packed: Vec::new(),
             attempts: Vec::new(),
+            ends: Ends::default(),
             keys: 0,
         })
     }
@@ -103,12 +106,7 @@ impl SealedWriter {
     }
 
     /// Ends the file and closes it: everything is on the disk, and no open has to repair it.
-    pub(super) fn finish(
-        mut self,
-        segment: SegmentHeader,
-        held: SegmentContent,
-        ends_at: Timestamp,
-    ) -> Result<()> {
+    pub(super) fn finish(mut self, segment: SegmentHeader, held: SegmentContent) -> Result<()> {
         let packer = std::mem::take(&mut self.packer);
         self.packed.extend(packer.last());
         self.write_blocks()?;
@@ -117,7 +115,8 @@ impl SealedWriter {
             held,
             keys: self.keys,
             blocks: self.fences.len() as u64,
-            ends_at_ms: ends_at.0,
+            answers_end_ms: self.ends.answers().0,
+            attempts_end_ms: self.ends.attempts().0,
         })?;
         let fences: Vec<u8> = self
             .fences

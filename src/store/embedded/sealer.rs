@@ -5,11 +5,12 @@
 //! other one is removed by the next open.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::directory::Name;
 use super::disk::Step;
+use super::ends::Ends;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::journal::Journal;
@@ -19,6 +20,7 @@ use super::sealed::{Sealed, SealedAttempt};
 use super::sealed_writer::SealedWriter;
 use super::set::{Segment, SegmentSet};
 use super::shared::Shared;
+use super::warnings::Chore;
 use crate::codec::{self, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
@@ -98,14 +100,16 @@ impl Shared {
             self.sealing.is_at_work.store(true, Ordering::Relaxed);
             // A panic is a failure like others: what it left is removed by the next try.
             let work = || {
-                self.renew_stale()?;
-                self.seal_all()?;
-                self.merge_while_many()
+                let sealed = self.renew_stale().and_then(|()| self.seal_all());
+                self.warnings.note(Chore::Sealing, &sealed);
+                sealed.and_then(|()| self.merge_while_many())
             };
             let result = catch_unwind(AssertUnwindSafe(work));
             let result = result.unwrap_or_else(|_| {
                 let message = "the sealing of a segment panicked";
-                Err(Error::new(ErrorKind::Unavailable, message))
+                let panicked = Err(Error::new(ErrorKind::Unavailable, message));
+                self.warnings.note(Chore::Sealing, &panicked);
+                panicked
             });
             self.sealing.is_at_work.store(false, Ordering::Relaxed);
             if self.sealing.check().is_err() || self.condition.check_readable().is_err() {
@@ -159,7 +163,8 @@ impl Shared {
         let id = journal.tally.id();
         let header = &journal.tally.header;
         let unfinished = self.folder.unfinished_sealed(header);
-        let path = self.folder.sealed(header);
+        let finished = self.folder.sealed(header);
+        self.check_place()?;
         self.with_manifest(Manifest::settle)?;
         Folder::remove_file(&unfinished)?;
         self.folder.step(Step::Sealing);
@@ -170,7 +175,7 @@ impl Shared {
         if mutant::is_on(Mutant::JournalDroppedEarly) {
             Folder::remove_file(&self.folder.journal(id))?;
         }
-        self.folder.rename(&unfinished, &path)?;
+        self.folder.rename(&unfinished, &finished)?;
         self.folder.step(Step::SealRenamed);
         // No open can count the journal's entries once it is gone.
         if !mutant::is_on(Mutant::ScopesNotKept) {
@@ -196,17 +201,17 @@ impl Shared {
         Folder::remove_file(&if is_listed {
             self.folder.journal(id)
         } else {
-            path
+            finished
         })
     }
 
     /// Writes the newest entry of each key of a journal into a file, opens that, and tries it.
-    fn write_sealed(&self, path: &Path, set: &SegmentSet, journal: &Journal) -> Result<Sealed> {
+    fn write_sealed(&self, name: &Name, set: &SegmentSet, journal: &Journal) -> Result<Sealed> {
         let newer = &set.journals[1..];
         let mut slots = wanted_slots(set, journal);
         slots.sort_unstable_by_key(|(short, _)| *short);
         let cache_bytes = self.budget.sealing();
-        let mut writer = SealedWriter::create(path, slots.len(), cache_bytes)?;
+        let mut writer = SealedWriter::create(name, slots.len(), cache_bytes)?;
         let mut entry = Vec::new();
         for slots in slots.chunks(AT_ONCE) {
             self.sealing.check()?;
@@ -221,10 +226,11 @@ impl Shared {
         let Some(rolled) = journal.rolled() else {
             unreachable!("only rolled segments are sealed");
         };
-        writer.finish(journal.tally.header, rolled.holds, journal.ends_at())?;
+        writer.ends.include(&journal.ends);
+        writer.finish(journal.tally.header, rolled.holds)?;
         let entries = rolled.holds.entries;
         let cache_bytes = self.budget.sealed(entries, set.sealed_entries() + entries);
-        let sealed = Sealed::open(path, &journal.tally, *rolled, cache_bytes)?;
+        let sealed = Sealed::open(name, &journal.tally, *rolled, cache_bytes)?;
         let ends = [slots.first(), slots.last()].into_iter().flatten();
         sealed.check_holds(ends.map(|(short, _)| *short))?;
         Ok(sealed)
@@ -247,8 +253,8 @@ impl Shared {
                 self.lanes.job(Job::Renew);
                 continue;
             }
-            let path = self.folder.journal(journal.tally.id());
-            let frozen = journal.freeze(&path, self.budget.writable())?;
+            let name = self.folder.journal(journal.tally.id());
+            let frozen = journal.freeze(&name, self.budget.writable())?;
             let frozen = Arc::new(frozen);
             self.replace(|segments| {
                 let listed = segments.journals.iter_mut();
@@ -269,8 +275,8 @@ impl Shared {
                 continue;
             }
             self.sealing.check()?;
-            let path = self.folder.sealed(&sealed.tally.header);
-            let reopened = match sealed.reopen(&path, share) {
+            let name = self.folder.sealed(&sealed.tally.header);
+            let reopened = match sealed.reopen(&name, share) {
                 // It was swept meanwhile.
                 Err(_)
                     if !self
@@ -325,11 +331,15 @@ fn copy_entry(
         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
         _ => writer.push(short, entry)?,
     }
-    if slot.kind() == SlotKind::InFlight
-        && let Ok(outline) = codec::outline_at(entry, sequence)
-        && let OutlineState::InFlight { lease_until, .. } = outline.state
-    {
+    if slot.kind() != SlotKind::InFlight {
+        return Ok(());
+    }
+    let state = codec::outline_at(entry, sequence).map(|outline| outline.state);
+    if let Ok(OutlineState::InFlight { lease_until, .. }) = state {
         writer.note_attempt(SealedAttempt { short, lease_until });
+    } else {
+        let attempts_end = journal.ends.attempts();
+        writer.ends.include(&Ends::new(attempts_end, attempts_end));
     }
     Ok(())
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use super::ends::Ends;
 use super::index::Slot;
 use super::journal::Journal;
 use super::manifest::RolledRow;
 use super::sealed::Sealed;
 use super::tally::Tally;
-use crate::clock::Timestamp;
 use crate::codec::JournalEntry;
 use crate::error::Result;
 use crate::secret::Digest;
@@ -48,11 +48,11 @@ impl Segment {
         }
     }
 
-    /// When the last of its records is over, unless it is held.
-    pub(super) fn ends_at(&self) -> Timestamp {
+    /// When the last of its records is over. Attempts count that were settled since.
+    pub(super) fn ends(&self) -> Ends {
         match self {
-            Self::Sealed(sealed) => sealed.ends_at(),
-            Self::Journal(journal) => journal.ends_at(),
+            Self::Sealed(sealed) => sealed.ends(),
+            Self::Journal(journal) => Ends::new(journal.ends.answers(), journal.ends.attempts()),
         }
     }
 

@@ -9,13 +9,14 @@ use super::batch::Added;
 use super::budget::Budget;
 use super::condition::Condition;
 use super::folder::Folder;
-use super::lanes::Lanes;
+use super::lanes::{Job, Lanes};
 use super::manifest::{Manifest, RolledRow, SegmentContent};
 use super::merger::Merging;
 use super::sealer::Sealing;
 use super::set::SegmentSet;
 use super::tally::Tally;
 use super::view::{Current, View};
+use super::warnings::Warnings;
 use super::writer::Writer;
 use crate::clock::{Timeline, Timestamp};
 use crate::decision::{self, Command, Context, Limit};
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) sealing: Sealing,
     pub(super) merging: Merging,
+    pub(super) warnings: Warnings,
     pub(super) meters: Meters,
     /// After a step of the wall clock nothing is unlinked for one sweep interval.
     pub(super) sweep_not_before: Timestamp,
@@ -131,6 +133,18 @@ impl Shared {
         }
     }
 
+    /// Ends the store if its folder isn't at its path any more: what is written from then on would
+    /// be lost to whoever opens that path. The writer, which may be waiting for something to do, is
+    /// told.
+    pub(super) fn check_place(&self) -> Result<()> {
+        self.folder.check_place().inspect_err(|error| {
+            if error.kind() == ErrorKind::Failed {
+                self.condition.fail(&error.to_string());
+                self.lanes.job(Job::Renew);
+            }
+        })
+    }
+
     /// Ends an interruption.
     pub(super) fn resumed(&self) {
         self.resumptions.fetch_add(1, Ordering::Relaxed);
@@ -199,6 +213,9 @@ impl Shared {
             (_, None) => result,
         };
         result = result.and(manifest.close());
+        if !has_failed {
+            result = result.and_then(|()| self.folder.check_place());
+        }
         self.folder.unlock();
         result
     }

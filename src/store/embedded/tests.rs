@@ -8,6 +8,7 @@ use super::merger::MergesHeld;
 use super::set::{Segment, SegmentSet};
 use crate::clock::Timestamp;
 use crate::decision::{Command, Verdict};
+use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::outcome::OnAbandon;
 use crate::reply::Reply;
@@ -15,6 +16,7 @@ use crate::secret::Digest;
 use crate::store::conformance::{Bench, tests::embedded};
 use crate::store::{Seen, Store};
 
+const LEASE: Duration = Duration::from_secs(120);
 const RETENTION: Duration = Duration::from_secs(86_400);
 
 /// A store whose segments hold two requests each and are merged when there are more than four.
@@ -119,11 +121,58 @@ fn a_merged_segment_knows_when_the_first_of_its_members_was_due() {
     let (_bench, store, before) = merged();
     let dues = before.sealed.iter().map(|sealed| {
         let rolled_at = Timestamp(sealed.rolled.rolled_at_ms);
-        sealed.ends_at().min(rolled_at.plus(RETENTION))
+        sealed.ends().last().min(rolled_at.plus(RETENTION))
     });
     let merged = &store.shared.view.segments().sealed[0];
     assert_eq!(merged.rolled.first_due(), dues.min());
     assert_eq!(merged.keys(), 8);
+}
+
+#[test]
+fn a_segment_waits_for_the_last_leases_in_it_and_nothing_is_written_again() {
+    let (bench, store) = tiny();
+    // Abandoned, and the last of its segment.
+    for key in ["a", "b", "c", "d", "e"] {
+        bench.ask_key(key, bench.begin_command("request"));
+    }
+    eventually(&store, |store| store.figures().segments == 2);
+    let written = store.figures().entries_written;
+    bench.pass(RETENTION);
+    assert_eq!(store.sweep().unwrap().segments, 0);
+    bench.pass_nearly(LEASE);
+    assert_eq!(store.sweep().unwrap().segments, 0);
+    bench.pass_the_rest();
+    // The second one, too, which the first sweep has let roll.
+    assert_eq!(store.sweep().unwrap().segments, 2);
+    assert_eq!(store.figures().entries_written, written);
+}
+
+#[test]
+fn what_is_leased_for_longer_than_its_segment_waits_is_carried_forward() {
+    let (bench, store) = tiny();
+    let long = Command::Begin {
+        takes_over: None,
+        fingerprint: store.secret().seal(&Fingerprint::of("request")),
+        lease: RETENTION / 2,
+        retention: RETENTION,
+    };
+    bench.ask_key("long", long);
+    for key in ["b", "c", "d", "e"] {
+        bench.ask_key(key, bench.begin_command("request"));
+    }
+    eventually(&store, |store| store.figures().segments == 2);
+    bench.pass(RETENTION);
+    assert_eq!(store.sweep().unwrap().segments, 1);
+    // It is remembered with its attempt, long after its lease.
+    bench.pass_nearly(RETENTION / 2);
+    let verdict = bench.ask_key("long", bench.begin_command("other"));
+    assert!(matches!(verdict, Verdict::Conflict(_)), "{verdict:?}");
+    bench.pass_the_rest();
+    let verdict = bench.ask_key("long", bench.begin_command("other"));
+    assert!(
+        matches!(verdict, Verdict::Proceed(grant) if grant.attempt == 1),
+        "{verdict:?}"
+    );
 }
 
 #[test]

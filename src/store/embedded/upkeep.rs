@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::disk::Step;
+use super::ends::latest_due;
 use super::folder::Folder;
 use super::index::SlotKind;
 use super::journal::Journal;
@@ -14,7 +15,7 @@ use super::shared::Shared;
 use crate::clock::Timestamp;
 use crate::codec::JournalEntry;
 use crate::decision;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
 use crate::record::{Record, Stored};
@@ -44,11 +45,47 @@ pub(super) fn may_be_needed(lease_until: Timestamp, now: Timestamp, on_abandon: 
     is_recent || on_abandon == OnAbandon::Hold
 }
 
+/// When the last of a segment's records is over, unless it is held: no later than with its last answer, if its
+/// attempts were all settled since, in newer segments, say.
+fn ends_at(set: &SegmentSet, segment: &Segment, now: Timestamp) -> Timestamp {
+    let ends = segment.ends();
+    let (answers_end, ends_at) = (ends.answers(), ends.last());
+    let is_told_by_attempts = (answers_end..ends_at).contains(&now);
+    // What can't be read isn't over.
+    if is_told_by_attempts && !has_attempts(set, segment).unwrap_or(true) {
+        return answers_end;
+    }
+    ends_at
+}
+
+/// Whether a key's newest entry may be an attempt in this segment.
+fn has_attempts(set: &SegmentSet, segment: &Segment) -> Result<bool> {
+    let id = segment.id();
+    let shorts: Vec<u128> = match segment {
+        Segment::Sealed(sealed) => {
+            let attempts = sealed.attempts()?.into_iter();
+            attempts.map(|attempt| attempt.short).collect()
+        }
+        Segment::Journal(journal) => {
+            let slots = journal.index.slots();
+            let attempts = slots.filter(|(_, slot)| slot.kind() == SlotKind::InFlight);
+            attempts.map(|(short, _)| short).collect()
+        }
+    };
+    for short in shorts {
+        if !set.is_superseded(short, id)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl Shared {
     /// Unlinks what is over. Runs in the sweeper's thread; the writer is only asked to tidy its memory
     /// and to write again what must outlive its segment.
     pub(super) fn sweep(&self) -> Result<Swept> {
         self.condition.check_readable()?;
+        self.check_place()?;
         if self.condition.check().is_ok() {
             self.ask_writer(Job::Tidy)?;
         }
@@ -69,7 +106,7 @@ impl Shared {
                 return Ok(swept);
             };
             let is_late = newest.is_none_or(|newest| oldest.id() >= newest);
-            if is_late || now < self.sweep_not_before || !self.is_due(&oldest, now) {
+            if is_late || now < self.sweep_not_before || !self.is_due(&set, &oldest, now) {
                 return Ok(swept);
             }
             if !mutant::is_on(Mutant::UnlinkedEarly) {
@@ -83,19 +120,25 @@ impl Shared {
         }
     }
 
-    /// Whether a segment, the oldest one, has been rolled for a retention, or everything in it is over
+    /// Whether a segment, the oldest one, has been rolled for about a retention, or everything in it is over
     /// before that. Attempts that are held are never over, and are carried once in a retention.
-    fn is_due(&self, segment: &Segment, now: Timestamp) -> bool {
+    fn is_due(&self, set: &SegmentSet, segment: &Segment, now: Timestamp) -> bool {
         segment.rolled().is_some_and(|rolled| {
             let rolled_at = Timestamp(rolled.rolled_at_ms);
-            let is_over =
-                now >= segment.ends_at() && self.wanted_attempts(segment, now).next().is_none();
             let kept_for = if mutant::is_on(Mutant::UnlinkedEarly) {
                 self.rules.retention / 8
             } else {
                 self.rules.retention
             };
-            is_over || now >= rolled_at.plus(kept_for)
+            // What became of its attempts is worth a look only where it may go but for them.
+            let has_answers = segment.ends().answers() > Timestamp(0);
+            let ends_at = if has_answers || now >= rolled_at.plus(kept_for) {
+                ends_at(set, segment, now)
+            } else {
+                segment.ends().last()
+            };
+            let is_over = now >= ends_at && self.wanted_attempts(segment, now).next().is_none();
+            is_over || now >= latest_due(rolled_at, ends_at, kept_for)
         })
     }
 
@@ -103,7 +146,7 @@ impl Shared {
     fn next_to_sweep(&self, set: &SegmentSet, now: Timestamp) -> Option<Segment> {
         let mut segments = set.segments();
         if mutant::is_on(Mutant::UnlinkedOutOfOrder) {
-            return segments.find(|segment| self.is_due(segment, now));
+            return segments.find(|segment| self.is_due(set, segment, now));
         }
         segments.next()
     }
@@ -129,7 +172,7 @@ impl Shared {
     }
 
     /// Writes again, in the active segment, what the oldest one holds and is still wanted: attempts
-    /// that are held or were renewed for long, and answers with a longer retention of their own.
+    /// that are held or have a long lease, and answers with a longer retention of their own.
     fn carry_forward(&self, set: &SegmentSet, oldest: &Segment, now: Timestamp) -> Result<()> {
         let mut wanted = Vec::new();
         let mut bytes = 0;
@@ -161,7 +204,7 @@ impl Shared {
         for carried in self.wanted_attempts(oldest, now) {
             wanted(carried)?;
         }
-        if now >= oldest.ends_at() {
+        if now >= ends_at(set, oldest, now) {
             return Ok(());
         }
         let mut visit = |entry: JournalEntry| {
@@ -220,6 +263,8 @@ impl Shared {
     /// Why the writer doesn't answer.
     fn gone(&self) -> Error {
         let reason = self.condition.check().err();
+        // An interruption that was noted before the panic isn't why nobody answers.
+        let reason = reason.filter(|reason| reason.kind() != ErrorKind::Unavailable);
         reason.unwrap_or_else(|| failed("its thread panicked"))
     }
 

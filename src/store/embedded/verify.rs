@@ -52,12 +52,14 @@ impl Shared {
             // It was swept.
             return Ok(false);
         };
-        let path = match &segment {
+        let file = match &segment {
             Segment::Sealed(sealed) => self.folder.sealed(&sealed.tally.header),
             Segment::Journal(_) => self.folder.journal(id),
         };
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let mut walk = Walk { found, file: &name };
+        let mut walk = Walk {
+            found,
+            file: file.as_str(),
+        };
         let has_more = match &segment {
             Segment::Sealed(sealed) => walk.sealed(sealed, place),
             Segment::Journal(journal) => walk.journal(journal, place),
@@ -67,9 +69,9 @@ impl Shared {
         }
         found.segments += 1;
         // Looked for before the set, so that one that is replaced meanwhile isn't taken for lost.
-        if !path.exists() && self.view.segments().contains(&segment) {
+        if !file.is_there().unwrap_or(false) && self.view.segments().contains(&segment) {
             found.note(
-                &name,
+                file.as_str(),
                 "the file was removed from the folder; it goes on as long as the engine is open: export \
                  what is live before you close it",
             );

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use super::index::{Slot, SlotKind};
+use super::batch::Publication;
+use super::index::SlotKind;
 use super::place::{Place, Spot};
 use super::scopes::{Counted, ScopeCounts, ScopesToKeep};
 use super::set::SegmentSet;
@@ -67,17 +68,6 @@ pub(super) struct Current {
     pub(super) live_entry: Option<u64>,
     /// What needn't be looked at again, if nothing was found.
     pub(super) seen: Seen,
-}
-
-/// One entry to publish.
-#[derive(Debug)]
-pub(super) struct Publication {
-    pub(super) digest: Digest,
-    pub(super) sequence: u64,
-    /// `None` if the entry freed the key.
-    pub(super) stored: Option<Arc<Stored>>,
-    /// The entry that made the key live before, if it was.
-    pub(super) prior: Option<u64>,
 }
 
 impl Current {
@@ -288,15 +278,11 @@ impl View {
             prior,
         } = publication;
         let short = digest.short();
-        let record = stored.as_ref().map(|stored| &stored.record);
-        let kind = match record {
-            None => SlotKind::Removed,
-            Some(Record::InFlight(_)) => SlotKind::InFlight,
-            Some(Record::Completed(_)) => SlotKind::Completed,
-        };
+        let slot = publication.slot();
+        let kind = slot.kind();
         let active = set.active().expect("a set has an active segment");
         let mut stripe = self.stripe(short).write();
-        active.index.insert(short, Slot::new(*sequence, kind));
+        active.index.insert(short, slot);
         let attempt = match (stored, kind) {
             (Some(stored), SlotKind::InFlight) => Some(Attempt {
                 stored: Arc::clone(stored),

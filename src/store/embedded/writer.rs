@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::batch::Batch;
+use super::batch::{Batch, Publication};
 use super::disk::Step;
 use super::folder::Folder;
 use super::journal::Journal;
@@ -14,7 +14,8 @@ use super::set::SegmentSet;
 use super::shared::Shared;
 use super::tally::{SegmentHeader, Tally};
 use super::upkeep;
-use super::view::{Current, Publication};
+use super::view::Current;
+use super::warnings::Chore;
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
@@ -68,12 +69,12 @@ impl Writer {
         }
     }
 
-    /// Works until it is told to stop and everything queued is done. After an error of the disk it goes on as soon as
-    /// it can.
+    /// Works until it is told to stop and everything queued is done, or the store has failed for
+    /// good. After an error of the disk it goes on as soon as it can.
     pub(super) fn run(&mut self) {
         while let Err(error) = self.run_until_error() {
             self.interrupt(&error);
-            if !self.resume() {
+            if error.kind() == ErrorKind::Failed || !self.resume() {
                 return;
             }
         }
@@ -91,6 +92,7 @@ impl Writer {
                 self.take(job);
             }
             self.shared.lanes.unpark();
+            self.shared.condition.check_not_failed()?;
             self.commit()?;
             self.roll_if_due()?;
             // The sweep goes on once the roll that it asked for is done, too.
@@ -236,6 +238,7 @@ impl Writer {
             if !mutant::is_on(Mutant::BelievesFailedSync) {
                 appended?;
             }
+            self.shared.check_place()?;
             self.step(Step::Committed);
             let entries = self.batch.publications.len();
             let meters = &self.shared.meters;
@@ -267,8 +270,8 @@ impl Writer {
                 Some(stored) => stored.record.ends_at(),
                 None => Timestamp(0),
             };
-            let sequence = publication.sequence;
-            let count = || self.active.count(sequence, bytes.len(), ends_at);
+            let slot = publication.slot();
+            let count = || self.active.count(slot, bytes.len(), ends_at);
             if mutant::is_on(Mutant::CountsFirst) {
                 count();
             }
@@ -316,10 +319,15 @@ impl Writer {
 
     /// Goes on in a new segment. The old one is finished first, so that no open has to repair it.
     fn roll(&mut self, now: Timestamp) -> Result<()> {
-        let Ok(journal) = self.next_journal(now) else {
+        self.shared.check_place()?;
+        let journal = match self.next_journal(now) {
+            Ok(journal) => journal,
             // Nothing refers to it yet: the old segment can take more, and the disk may recover.
-            self.next_roll = now.plus(ROLL_RETRY);
-            return Ok(());
+            Err(error) => {
+                self.shared.warnings.failed(Chore::Rolling, &error);
+                self.next_roll = now.plus(ROLL_RETRY);
+                return Ok(());
+            }
         };
         self.step(Step::Rolling);
         self.active.finish()?;
@@ -365,6 +373,7 @@ impl Writer {
         })?;
         shared.view.begin_scopes(new.tally.header.first_sequence);
         self.active = new;
+        shared.warnings.clear(Chore::Rolling);
         self.step(Step::RollListed);
         if is_empty {
             // If this fails, the file is an orphan, and the next open removes it.

@@ -1,5 +1,9 @@
 //! What an error of the server or of a connection says about the change that was asked for.
 
+use std::error::Error as _;
+use std::io;
+
+use deadpool_postgres::{HookError, PoolError};
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
@@ -24,11 +28,15 @@ impl Failure {
         let Some(code) = error.code() else {
             return Self::Broken;
         };
-        let (serialization, deadlock, unknown) = (
+        let unknown = &SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN;
+        let passing = [
             &SqlState::T_R_SERIALIZATION_FAILURE,
             &SqlState::T_R_DEADLOCK_DETECTED,
-            &SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN,
-        );
+            &SqlState::TOO_MANY_CONNECTIONS,
+            &SqlState::OUT_OF_MEMORY,
+            &SqlState::DISK_FULL,
+            &SqlState::CANNOT_CONNECT_NOW,
+        ];
         let of_connection = [
             &SqlState::READ_ONLY_SQL_TRANSACTION,
             &SqlState::INVALID_SQL_STATEMENT_NAME,
@@ -39,7 +47,7 @@ impl Failure {
         let is_gone = ["08", "57P", "XX"]
             .iter()
             .any(|class| code.code().starts_with(class));
-        if code == serialization || code == deadlock {
+        if passing.contains(&code) {
             Self::Passing
         } else if of_connection.contains(&code) {
             Self::OtherConnection
@@ -66,6 +74,30 @@ impl Failure {
             Self::Passing | Self::OtherConnection | Self::Refused => Refused::unchanged(error),
         }
     }
+}
+
+/// Whether what a connection was wanted for may be tried a little later. Nothing has changed: nothing was asked yet.
+pub(super) fn may_be_had_later(refused: &Refused) -> bool {
+    let cause = refused.cause();
+    if let Some(error) = cause.downcast_ref() {
+        return may_pass_before(error);
+    }
+    match cause.downcast_ref() {
+        Some(PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error))) => {
+            may_pass_before(error)
+        }
+        // The server only reads, as a standby does until it is promoted.
+        Some(PoolError::PostCreateHook(HookError::Message(_))) => true,
+        _ => false,
+    }
+}
+
+fn may_pass_before(error: &Error) -> bool {
+    if error.code().is_some() {
+        return Failure::of(error) != Failure::Refused;
+    }
+    let is_of_system = |cause: &(dyn std::error::Error + 'static)| cause.is::<io::Error>();
+    error.is_closed() || error.source().is_some_and(is_of_system)
 }
 
 /// Whether a row was waited for in vain that a transaction has changed.

@@ -30,9 +30,8 @@ pub(super) async fn announce(shared: &Shared, changed: &[RecordId]) {
     };
     let payloads: Vec<String> = changed.chunks(IDS_PER_PAYLOAD).map(payload).collect();
     let parameters: Parameters<'_> = &[&shared.sql.channel, &payloads];
-    let told = shared
-        .link
-        .rows(&shared.sql, &shared.sql.announce, parameters);
+    let (link, sql) = (&shared.link, &shared.sql);
+    let told = link.rows(sql, &sql.announce, parameters, link.tries());
     // Who isn't told looks after a while.
     drop(timeout(shared.link.settings.timeout, told).await);
 }
@@ -67,7 +66,7 @@ struct Unheard;
 async fn listen_once(shared: &Shared, heard: Heard) -> Result<(), Unheard> {
     let config = shared.link.settings.config.clone();
     let listening = async {
-        let (client, task) = shared.link.settings.dial.dial(config, heard).await?;
+        let (client, task) = shared.link.settings.dial.dial(config, heard, None).await?;
         client.batch_execute(&shared.sql.listen).await?;
         Ok::<_, Error>((client, task))
     };
@@ -78,6 +77,8 @@ async fn listen_once(shared: &Shared, heard: Heard) -> Result<(), Unheard> {
     while timeout(PROBED_EVERY, &mut task).await.is_err() {
         let probe = timeout(shared.link.settings.timeout, client.check_connection()).await;
         if !matches!(probe, Ok(Ok(()))) {
+            // Left alone, it would go on beside the next one.
+            task.abort();
             break;
         }
     }

@@ -2,39 +2,41 @@
 //! there are some left for everybody else.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
-use crate::store::register::RecordId;
+use crate::store::register::{RecordId, Refused};
 use crate::sync::Mutex;
 
 /// What part of the connections may wait so.
 const PART: usize = 2;
 
 pub(super) struct Patience {
-    most: Semaphore,
+    most: Arc<Semaphore>,
     rows: Mutex<HashMap<RecordId, Arc<Semaphore>>>,
 }
 
 /// A turn that is waited for, or has come; dropped, it is the next one's.
-struct Turn<'a> {
-    patience: &'a Patience,
+struct Turn {
+    patience: Arc<Patience>,
     id: RecordId,
     row: Option<Arc<Semaphore>>,
 }
 
 /// A turn that has come.
-pub(super) struct Granted<'a> {
-    _most: SemaphorePermit<'a>,
+struct Granted {
+    _most: OwnedSemaphorePermit,
     _row: OwnedSemaphorePermit,
-    _turn: Turn<'a>,
+    _turn: Turn,
 }
 
 impl Patience {
     pub(super) fn new(connections: usize) -> Self {
         Self {
-            most: Semaphore::new((connections / PART).max(1)),
+            most: Arc::new(Semaphore::new((connections / PART).max(1))),
             rows: Mutex::default(),
         }
     }
@@ -44,16 +46,38 @@ impl Patience {
         self.rows.lock().contains_key(&id)
     }
 
+    /// Makes a change in its turn, which is over when the server has answered, whether or not somebody still waits for that.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        self: &Arc<Self>,
+        id: RecordId,
+        until: Instant,
+        change: impl Future<Output = Result<T, Refused>> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let turn = timeout_at(until, self.turn(id)).await;
+        let turn = turn
+            .map_err(|_| Refused::unchanged("others that change the row had to be waited for"))?;
+        let made = tokio::spawn(async move {
+            let made = change.await;
+            drop(turn);
+            made
+        });
+        let made = timeout_at(until, made).await;
+        match made {
+            Ok(made) => made.unwrap_or_else(|_| Err(given_up())),
+            Err(_) => Err(Refused::unknown("the server didn't answer in time")),
+        }
+    }
+
     /// Waits for a turn at the row.
-    pub(super) async fn turn(&self, id: RecordId) -> Granted<'_> {
+    async fn turn(self: &Arc<Self>, id: RecordId) -> Granted {
         let row = Arc::clone(self.rows.lock().entry(id).or_insert_with(one));
         let turn = Turn {
-            patience: self,
+            patience: Arc::clone(self),
             id,
             row: Some(Arc::clone(&row)),
         };
         let row = row.acquire_owned().await;
-        let most = self.most.acquire().await;
+        let most = Arc::clone(&self.most).acquire_owned().await;
         Granted {
             _most: most.expect("it is never closed"),
             _row: row.expect("it is never closed"),
@@ -62,11 +86,16 @@ impl Patience {
     }
 }
 
+/// What may have become of a change whose task is gone, with its runtime say.
+pub(super) fn given_up() -> Refused {
+    Refused::unknown("the change was given up under way")
+}
+
 fn one() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(1))
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         let mut rows = self.patience.rows.lock();
         drop(self.row.take());
@@ -93,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_row_has_one_turn_at_a_time_and_all_rows_have_half_of_the_connections() {
-        let patience = Patience::new(4);
+        let patience = Arc::new(Patience::new(4));
         let first = patience.turn(id(1)).now_or_never().unwrap();
         let mut second = Box::pin(patience.turn(id(1)));
         assert!((&mut second).now_or_never().is_none());
@@ -110,7 +139,7 @@ mod tests {
 
     #[test]
     fn who_gives_up_leaves_nothing_behind() {
-        let patience = Patience::new(1);
+        let patience = Arc::new(Patience::new(1));
         let first = patience.turn(id(1)).now_or_never().unwrap();
         assert!(patience.turn(id(1)).now_or_never().is_none());
         assert!(patience.turn(id(2)).now_or_never().is_none());

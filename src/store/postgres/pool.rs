@@ -6,13 +6,18 @@ use std::time::Duration;
 use deadpool_postgres::{
     ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime,
 };
+use tokio::sync::Semaphore;
 use tokio_postgres::{Config, SimpleQueryMessage};
 
 use super::dial::{Deaf, Dial};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::atomic::AtomicU64;
 
 /// How long a statement waits for a row that somebody has locked, unless it is a patient one.
 const SHORT_LOCK_WAIT: Duration = Duration::from_millis(50);
+
+/// How often a connection that says nothing is asked whether it still is one.
+const PROBES: u32 = 3;
 
 /// A connection of the pool's, and its prepared statements.
 pub(super) type Connection = ClientWrapper;
@@ -27,13 +32,52 @@ pub(super) struct Settings {
     pub(super) makes_table: bool,
 }
 
-pub(super) fn pool(settings: &Settings) -> Result<Pool> {
+impl Settings {
+    /// What the database's URL doesn't say of the time that a server may be silent. One that is cut off is given up, and the next
+    /// of several asked, within the time of a call that is under way.
+    pub(super) fn notice_silence(&mut self) {
+        let Self {
+            config, timeout, ..
+        } = self;
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(*timeout / 5 * 3);
+        }
+        let silence = config.get_tcp_user_timeout().copied().unwrap_or(*timeout);
+        if config.get_connect_timeout().is_none() {
+            let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+            config.connect_timeout(match u32::try_from(hosts) {
+                Ok(0 | 1) | Err(_) => *timeout / 5 * 3,
+                Ok(hosts) => silence.min(*timeout) / 6 / (hosts - 1),
+            });
+        }
+        // That alone doesn't end a connection on which nothing but an answer is due. The system counts these in whole seconds.
+        let silence = silence.as_secs();
+        let idle = (silence / 2).max(1);
+        if config.get_keepalives_idle() == Config::new().get_keepalives_idle() {
+            config.keepalives_idle(Duration::from_secs(idle));
+        }
+        if config.get_keepalives_interval().is_none() {
+            let interval = (silence.saturating_sub(idle) / u64::from(PROBES)).max(1);
+            config.keepalives_interval(Duration::from_secs(interval));
+        }
+        if config.get_keepalives_retries().is_none() {
+            config.keepalives_retries(PROBES);
+        }
+    }
+}
+
+/// The connections of one register; `made` counts them as they are made.
+pub(super) fn pool(settings: &Settings, made: &Arc<AtomicU64>) -> Result<Pool> {
     let recycling = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
     let manager = Manager::from_connect(
         settings.config.clone(),
-        Deaf(Arc::clone(&settings.dial)),
+        Deaf {
+            dial: Arc::clone(&settings.dial),
+            places: Arc::new(Semaphore::new(settings.connections)),
+            made: Arc::clone(made),
+        },
         recycling,
     );
     let session = session(settings.timeout);
@@ -52,7 +96,6 @@ pub(super) fn pool(settings: &Settings) -> Result<Pool> {
     });
     let pool = Pool::builder(manager)
         .max_size(settings.connections)
-        .create_timeout(Some(settings.timeout))
         .runtime(Runtime::Tokio1)
         .post_create(prepared)
         .build();
@@ -65,13 +108,13 @@ pub(super) fn pool(settings: &Settings) -> Result<Pool> {
     })
 }
 
-/// What holds on every connection: a commit is on the disk, nothing waits for longer than whoever asked, and a transaction whose
-/// end never arrives holds its rows no longer.
+/// What holds on every connection: a commit is on the disk, no statement fails for what others read, nothing waits for longer than
+/// whoever asked, and a transaction whose end never arrives holds its rows no longer.
 fn session(timeout: Duration) -> String {
     let (timeout_ms, lock_wait) = (timeout.as_millis(), SHORT_LOCK_WAIT.min(timeout / 4));
     // Set even where it is on already: the server's own setting may change under an open connection.
     format!(
-        "SET statement_timeout = {timeout_ms}; SET lock_timeout = {}; \
+        "SET default_transaction_isolation = 'read committed'; SET statement_timeout = {timeout_ms}; SET lock_timeout = {}; \
          SET idle_in_transaction_session_timeout = {timeout_ms}; \
          SELECT set_config('synchronous_commit', CASE WHEN synchronous IN ('off', 'local') THEN 'on' ELSE synchronous END, false) \
          FROM current_setting('synchronous_commit', true) AS synchronous WHERE synchronous IS NOT NULL; \

@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::timeout_at;
 use tokio_postgres::Row;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
@@ -12,10 +14,14 @@ use super::Postgres;
 use super::failure::is_locked;
 use super::link::{Parameters, Statement};
 use super::news;
+use super::patience::given_up;
 use super::together::Change;
 use crate::store::register::{
     Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
 };
+
+/// After what part of the timeout changes that aren't answered are believed to hang.
+const STUCK_AFTER: u32 = 10;
 
 impl Register for Postgres {
     async fn load(&self, id: RecordId) -> Result<Loaded, Refused> {
@@ -32,14 +38,20 @@ impl Register for Postgres {
         new: Value,
         ends_at_ms: u64,
     ) -> Result<Swapped, Refused> {
-        let change = Change {
-            id,
-            expected: expected.map(number),
-            version: number(new.version),
-            bytes: new.bytes,
-            ends_at_ms: end(ends_at_ms),
-        };
-        let rows = match self.shared.make(change).await {
+        let until = self.shared.link.tries().end();
+        if expected.is_none() && self.shared.queue.is_stuck(self.timeout() / STUCK_AFTER) {
+            // What is there already needs no change.
+            let found = timeout_at(until, Box::pin(self.load(id))).await;
+            let found =
+                found.map_err(|_| Refused::unchanged("the server didn't answer in time"))?;
+            let found = found?;
+            if found.value.is_some() {
+                return Ok(Swapped::Mismatch(found));
+            }
+        }
+        let (before, version) = (expected.map(number), number(new.version));
+        let change = Change::new(id, before, version, new.bytes, end(ends_at_ms));
+        let rows = match self.shared.make(change, until).await {
             Ok(rows) => rows,
             Err(refused) if is_locked(&refused) => return self.locked(id, expected, refused).await,
             Err(refused) => return Err(refused),
@@ -62,9 +74,7 @@ impl Register for Postgres {
     }
 
     async fn sweep(&self) -> Result<u64, Refused> {
-        let row = self.row(&self.shared.sql.sweep, &[]).await?;
-        let removed: i64 = column(&row, 0)?;
-        Ok(removed.max(0).cast_unsigned())
+        self.sweep_by(None).await
     }
 
     async fn scan(&self, from: Option<Cursor>, most: usize) -> Result<Page, Refused> {
@@ -100,6 +110,11 @@ impl Register for Postgres {
         news::listen(&self.shared, changed).await;
     }
 
+    /// But for those that only hear.
+    fn connections(&self) -> u64 {
+        self.shared.link.made()
+    }
+
     fn timeout(&self) -> Duration {
         self.shared.link.settings.timeout
     }
@@ -122,15 +137,35 @@ impl Postgres {
 
     async fn rows(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Refused> {
         let (link, sql) = (&self.shared.link, &self.shared.sql);
-        match link.rows(sql, statement, parameters).await {
+        match link.rows(sql, statement, parameters, link.tries()).await {
             // Somebody changes the table itself.
             Err(refused) if is_locked(&refused) => {
                 let parameters = parameters.to_vec();
                 let text = statement;
-                link.patiently(sql, Statement { text, parameters }).await
+                let statement = Statement { text, parameters };
+                link.patiently(sql, statement, link.tries()).await
             }
             done => done,
         }
+    }
+
+    /// Sweeps by the server's time, or an earlier one. One at a time: each that hangs would take a further connection.
+    pub(super) async fn sweep_by(&self, now_ms: Option<i64>) -> Result<u64, Refused> {
+        let turn = Arc::clone(&self.shared.sweeping).lock_owned().await;
+        let shared = Arc::clone(&self.shared);
+        let swept = tokio::spawn(async move {
+            let itself = Self { shared };
+            let sql = &itself.shared.sql;
+            let swept = match &now_ms {
+                None => itself.row(&sql.sweep, &[]).await,
+                Some(now_ms) => itself.row(&sql.sweep_by, &[now_ms]).await,
+            };
+            drop(turn);
+            swept
+        });
+        let row = swept.await.unwrap_or_else(|_| Err(given_up()))?;
+        let removed: i64 = column(&row, 0)?;
+        Ok(removed.max(0).cast_unsigned())
     }
 
     /// For a statement that gives exactly one.

@@ -2,22 +2,29 @@
 //!
 //! A few tasks make what is in the queue, as much of it at a time as goes together. They don't wait for a row that somebody else
 //! has locked: such a change goes back to its caller, who makes it alone and with more patience, and the others into the queue.
+//!
+//! A task waits for the server's answer however long that takes, whether or not the callers still do: so no more connections than
+//! there are tasks are taken by what hangs, and the others read. A change that was in the queue until its caller gave up was never sent.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Shared;
 use super::failure::{is_locked, says_locked};
 use super::link::{Statement, Undone};
+use super::patience::given_up;
 use super::register::Opaque;
 use crate::store::register::{RecordId, Refused};
+use crate::store::tries::Tries;
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// How many tasks make changes at once.
 const MOST_AT_ONCE: usize = 4;
@@ -32,6 +39,8 @@ pub(super) struct Change {
     pub(super) version: i64,
     pub(super) bytes: Bytes,
     pub(super) ends_at_ms: i64,
+    /// Whether a task makes it, or has tried to.
+    is_taken: AtomicBool,
 }
 
 /// Who waits for a change.
@@ -42,10 +51,14 @@ pub(super) struct Queue(Mutex<State>);
 struct State {
     waiting: VecDeque<Waiting>,
     tasks: usize,
+    /// When a task last took something.
+    moved_at: Option<Instant>,
 }
 
 struct Waiting {
     change: Arc<Change>,
+    /// When whoever waits gives up.
+    until: Instant,
     tell: oneshot::Sender<Told>,
 }
 
@@ -53,10 +66,8 @@ enum Told {
     /// What the change's statement gave.
     Rows(Vec<Row>),
     Failed(Refused),
-    /// Nothing was changed; alone it may be.
+    /// Nothing was changed; alone, and with patience, it may be: somebody has locked the row, perhaps.
     Alone,
-    /// Nothing was changed: somebody has locked the row.
-    Locked,
 }
 
 /// A task.
@@ -66,45 +77,83 @@ struct Maker {
     counts: bool,
 }
 
+impl Change {
+    /// A value that is to be put under an id, if there is none, or that expected version.
+    pub(super) fn new(
+        id: RecordId,
+        expected: Option<i64>,
+        version: i64,
+        bytes: Bytes,
+        ends_at_ms: i64,
+    ) -> Self {
+        Self {
+            id,
+            expected,
+            version,
+            bytes,
+            ends_at_ms,
+            is_taken: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Shared {
-    /// Makes a change, with those of others if there are any; gives what its statement gave.
-    pub(super) async fn make(self: &Arc<Self>, change: Change) -> Result<Vec<Row>, Refused> {
+    /// Makes a change, with those of others if there are any; gives what its statement gave. Nobody waits longer than until then.
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        change: Change,
+        until: Instant,
+    ) -> Result<Vec<Row>, Refused> {
         let change = Arc::new(change);
-        let mut turn = None;
         // Where somebody waits for the row, it would only hold up what is made with it.
-        if self.patience.knows(change.id) {
-            turn = Some(self.patience.turn(change.id).await);
-        } else {
-            let (tell, told) = oneshot::channel();
+        if !self.patience.knows(change.id) {
+            let (tell, mut told) = oneshot::channel();
             let waiting = Waiting {
                 change: Arc::clone(&change),
+                until,
                 tell,
             };
             if self.queue.join(waiting) {
                 let (shared, counts) = (Arc::clone(self), true);
                 tokio::spawn(Maker { shared, counts }.work());
             }
-            match told.await {
-                Ok(Told::Rows(rows)) => return Ok(rows),
-                Ok(Told::Failed(refused)) => return Err(refused),
-                Ok(Told::Alone) => {}
-                Ok(Told::Locked) => turn = Some(self.patience.turn(change.id).await),
-                Err(_) => return Err(Refused::unknown("the change was given up under way")),
+            let told = match timeout_at(until, &mut told).await {
+                Ok(told) => told.map_err(|_| given_up()),
+                Err(_) => self.queue.leave(&change, told),
+            };
+            match told? {
+                Told::Rows(rows) => return Ok(rows),
+                Told::Failed(refused) => return Err(refused),
+                Told::Alone => {}
             }
         }
-        let columns = Columns::of(&change);
-        let statement = self.statement(&columns);
-        let made = self.link.patiently(&self.sql, statement).await;
-        drop(turn);
-        made
+        // Boxed, so that each change isn't as large as one that waits.
+        Box::pin(self.make_alone(change, until)).await
+    }
+
+    async fn make_alone(
+        self: &Arc<Self>,
+        change: Arc<Change>,
+        until: Instant,
+    ) -> Result<Vec<Row>, Refused> {
+        let shared = Arc::clone(self);
+        let made = self.patience.in_turn(change.id, until, async move {
+            let columns = Columns::of(&change);
+            let statement = shared.statement(&columns);
+            let tries = Tries::until(until);
+            shared.link.patiently(&shared.sql, statement, tries).await
+        });
+        made.await
     }
 
     /// Makes some changes, and tells whoever waits for them.
     async fn make_all(&self, mut waiting: Vec<Waiting>) {
         let changes: Vec<&Change> = waiting.iter().map(|waiting| &*waiting.change).collect();
+        let until = waiting.iter().map(|waiting| waiting.until).min();
+        let tries = until.map_or_else(|| self.link.tries(), Tries::until);
         let made = match changes[..] {
-            [change] => self.make_one(change).await.map(|rows| vec![rows]),
-            _ => self.make_together(&changes).await,
+            [change] => self.make_one(change, tries).await.map(|rows| vec![rows]),
+            _ => self.make_together(&changes, tries).await,
         };
         match made {
             Ok(rows) => {
@@ -114,7 +163,7 @@ impl Shared {
             }
             Err(Undone::Refused(refused)) if waiting.len() == 1 => {
                 let told = if is_locked(&refused) {
-                    Told::Locked
+                    Told::Alone
                 } else {
                     Told::Failed(refused)
                 };
@@ -126,10 +175,18 @@ impl Shared {
                 culprit: Some(culprit),
                 ..
             }) if says_locked(&error) => {
-                drop(waiting.remove(culprit).tell.send(Told::Locked));
+                drop(waiting.remove(culprit).tell.send(Told::Alone));
                 self.queue.join_again(waiting);
             }
-            Err(Undone::Refused(_) | Undone::Nothing { .. }) => {
+            // There was no connection.
+            Err(Undone::Refused(refused)) => {
+                let cause = refused.into_cause().to_string();
+                for waiting in waiting {
+                    let refused = Refused::unchanged(cause.clone());
+                    drop(waiting.tell.send(Told::Failed(refused)));
+                }
+            }
+            Err(Undone::Nothing { .. }) => {
                 for waiting in waiting {
                     drop(waiting.tell.send(Told::Alone));
                 }
@@ -143,23 +200,30 @@ impl Shared {
         }
     }
 
-    async fn make_one(&self, change: &Change) -> Result<Vec<Row>, Undone> {
+    async fn make_one(&self, change: &Change, tries: Tries) -> Result<Vec<Row>, Undone> {
         let columns = Columns::of(change);
         let Statement { text, parameters } = self.statement(&columns);
-        let rows = self.link.rows(&self.sql, text, &parameters).await;
+        let rows = self.link.rows(&self.sql, text, &parameters, tries).await;
         rows.map_err(Undone::Refused)
     }
 
-    async fn make_together(&self, changes: &[&Change]) -> Result<Vec<Vec<Row>>, Undone> {
+    async fn make_together(
+        &self,
+        changes: &[&Change],
+        mut tries: Tries,
+    ) -> Result<Vec<Vec<Row>>, Undone> {
         let columns: Vec<_> = changes.iter().map(|change| Columns::of(change)).collect();
         // Whoever locks rows in this order waits for nobody who waits for it.
         let mut order: Vec<_> = (0..columns.len()).collect();
         order.sort_unstable_by_key(|place| changes[*place].id.as_bytes());
         let statements = order.iter().map(|place| self.statement(&columns[*place]));
         let statements: Vec<_> = statements.collect();
-        let begin = "BEGIN";
-        let rows = self.link.transaction(&self.sql, begin, &statements).await;
-        let rows = rows.map_err(|undone| undone.with_culprit(|at| order[at]))?;
+        let rows = self
+            .link
+            .transaction(&self.sql, "BEGIN", &statements, &mut tries);
+        let rows = rows
+            .await
+            .map_err(|undone| undone.with_culprit(|at| order[at]))?;
         let mut in_place: Vec<_> = order.into_iter().zip(rows).collect();
         in_place.sort_unstable_by_key(|(place, _)| *place);
         Ok(in_place.into_iter().map(|(_, rows)| rows).collect())
@@ -204,10 +268,21 @@ impl<'a> Columns<'a> {
     }
 }
 
+impl Waiting {
+    /// Whether nobody waits any more.
+    fn is_over(&self) -> bool {
+        self.tell.is_closed()
+    }
+}
+
 impl Queue {
     /// Whether one more task is to be started.
     fn join(&self, waiting: Waiting) -> bool {
         let mut state = self.0.lock();
+        // While all tasks hang, nobody else takes out those that have given up.
+        while state.waiting.front().is_some_and(Waiting::is_over) {
+            state.waiting.pop_front();
+        }
         state.waiting.push_back(waiting);
         let is_one_more = state.tasks < MOST_AT_ONCE;
         state.tasks += usize::from(is_one_more);
@@ -218,8 +293,30 @@ impl Queue {
     fn join_again(&self, waiting: Vec<Waiting>) {
         let mut state = self.0.lock();
         for waiting in waiting.into_iter().rev() {
+            waiting.change.is_taken.store(false, Ordering::Relaxed);
             state.waiting.push_front(waiting);
         }
+    }
+
+    /// For one who gives up: what was told at the last moment, or whether the change may have been made.
+    fn leave(&self, change: &Change, mut told: oneshot::Receiver<Told>) -> Result<Told, Refused> {
+        // Meanwhile no task takes it.
+        let _state = self.0.lock();
+        told.close();
+        told.try_recv().map_err(|_| {
+            if change.is_taken.load(Ordering::Relaxed) {
+                Refused::unknown("the server didn't answer in time")
+            } else {
+                Refused::unchanged("the server didn't answer to earlier changes in time")
+            }
+        })
+    }
+
+    /// Whether all tasks have been waiting for the server for that long.
+    pub(super) fn is_stuck(&self, so_long: Duration) -> bool {
+        let state = self.0.lock();
+        let moved_at = state.moved_at.filter(|_| state.tasks == MOST_AT_ONCE);
+        moved_at.is_some_and(|moved_at| moved_at.elapsed() >= so_long)
     }
 
     /// What a task is to make next, whose callers are still there; if there is nothing, the task counts no more. Each id is
@@ -232,10 +329,11 @@ impl Queue {
             let Some(next) = state.waiting.pop_front() else {
                 break;
             };
-            if next.tell.is_closed() {
+            if next.is_over() {
                 continue;
             }
             if ids.insert(next.change.id) {
+                next.change.is_taken.store(true, Ordering::Relaxed);
                 bytes += next.change.bytes.len();
                 taken.push(next);
             } else {
@@ -247,6 +345,8 @@ impl Queue {
         }
         if taken.is_empty() {
             state.tasks -= 1;
+        } else {
+            state.moved_at = Some(Instant::now());
         }
         taken
     }
@@ -261,8 +361,7 @@ impl Maker {
                 self.counts = false;
                 return;
             }
-            // Whoever waits is told that it is unclear, if this takes too long.
-            drop(timeout(shared.link.settings.timeout, shared.make_all(waiting)).await);
+            shared.make_all(waiting).await;
         }
     }
 }
@@ -283,14 +382,14 @@ mod tests {
 
     fn waiting(id: u8, bytes: usize) -> (Waiting, oneshot::Receiver<Told>) {
         let (tell, told) = oneshot::channel();
-        let change = Arc::new(Change {
-            id: RecordId(Digest([id; 32])),
-            expected: None,
-            version: 1,
-            bytes: vec![0; bytes].into(),
-            ends_at_ms: 0,
-        });
-        (Waiting { change, tell }, told)
+        let id = RecordId(Digest([id; 32]));
+        let bytes = vec![0; bytes].into();
+        let waiting = Waiting {
+            change: Arc::new(Change::new(id, None, 1, bytes, 0)),
+            until: Instant::now(),
+            tell,
+        };
+        (waiting, told)
     }
 
     fn ids(waiting: &[Waiting]) -> Vec<u8> {
@@ -336,5 +435,43 @@ mod tests {
         }
         assert_eq!(queue.next().len(), MOST_TOGETHER);
         assert_eq!(queue.next().len(), 1);
+    }
+
+    #[test]
+    fn who_gives_up_in_the_queue_was_never_sent_and_is_not_kept() {
+        let queue = Queue::default();
+        let ((first, first_told), (second, second_told)) = (waiting(1, 0), waiting(2, 0));
+        let (change, late) = (Arc::clone(&first.change), Arc::clone(&second.change));
+        queue.join(first);
+        let taken = queue.next();
+        queue.join(second);
+        let is_unchanged = |refused: Refused| refused.into_cause().to_string().contains("earlier");
+        assert!(
+            !queue
+                .leave(&change, first_told)
+                .map(drop)
+                .is_err_and(is_unchanged)
+        );
+        assert!(
+            queue
+                .leave(&late, second_told)
+                .map(drop)
+                .is_err_and(is_unchanged)
+        );
+        let (third, third_told) = waiting(3, 0);
+        queue.join(third);
+        assert_eq!(queue.0.lock().waiting.len(), 1);
+        drop((taken, third_told));
+    }
+
+    #[test]
+    fn what_a_task_tells_at_the_last_moment_is_told() {
+        let queue = Queue::default();
+        let (waiting, told) = waiting(1, 0);
+        let change = Arc::clone(&waiting.change);
+        queue.join(waiting);
+        let taken = queue.next().pop().unwrap();
+        drop(taken.tell.send(Told::Rows(Vec::new())));
+        assert!(matches!(queue.leave(&change, told), Ok(Told::Rows(_))));
     }
 }

@@ -59,12 +59,12 @@ impl Transaction for OwnTransaction<'_> {
             Replaces::Older(_) => &sql.put_outcome,
         };
         let columns = Columns::of(row);
-        let shared = &database.shared;
+        let link = &database.shared.link;
         let statement = Statement {
             text: statement,
             parameters: columns.parameters().to_vec(),
         };
-        let rows = shared.link.patiently(&shared.sql, statement).await?;
+        let rows = link.patiently(sql, statement, link.tries()).await?;
         let written: i64 = match rows.first() {
             Some(row) => column(row, 0)?,
             None => 0,
@@ -81,10 +81,7 @@ impl Transaction for OwnTransaction<'_> {
     }
 
     async fn sweep(database: &Postgres, now_ms: u64) -> Result<u64, Refused> {
-        let sql = &database.shared.sql.sweep_by;
-        let row = database.row(sql, &[&end(now_ms)]).await?;
-        let removed: i64 = column(&row, 0)?;
-        Ok(removed.max(0).cast_unsigned())
+        database.sweep_by(Some(end(now_ms))).await
     }
 }
 

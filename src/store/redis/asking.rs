@@ -2,44 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use redis::{Pipeline, RedisError, ServerError, Value, cmd};
-use tokio::time::{Instant, sleep};
 
 use super::Redis;
 use super::failure::{Reaction, passes_by_itself, reaction};
 use super::node::{Node, Silence};
 use super::script::Call;
 use crate::store::register::{RecordId, Refused};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-
-/// How long something is tried.
-pub(super) struct Patience {
-    until: Instant,
-    pause: Duration,
-}
-
-impl Patience {
-    pub(super) fn of(patience: Duration) -> Self {
-        Self {
-            until: Instant::now() + patience,
-            pause: FIRST_PAUSE,
-        }
-    }
-
-    /// Waits a little, longer each time; `false` if the time is up.
-    pub(super) async fn pause(&mut self) -> bool {
-        if Instant::now() + self.pause >= self.until {
-            return false;
-        }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        true
-    }
-}
+use crate::store::tries::Tries;
 
 /// One call, as far as it has got.
 struct Attempt<'a> {
@@ -66,7 +37,7 @@ impl Redis {
         if !self.contact.initialized() {
             Box::pin(self.contact()).await?;
         }
-        let mut patience = Patience::of(self.config.patience());
+        let mut tries = Tries::within(self.config.timeout);
         let mut attempt = Attempt {
             redis: self,
             call,
@@ -90,7 +61,7 @@ impl Redis {
                 }
                 Err(Again::AtOnce(error) | Again::Later(error)) => error,
             };
-            if !patience.pause().await {
+            if !tries.pause().await {
                 return Err(attempt.refused(error));
             }
         }
@@ -203,6 +174,9 @@ impl Attempt<'_> {
                 self.by_script = true;
                 Err(Again::AtOnce(error))
             }
+            // Where nothing is held yet, nothing is lost by saying so at once.
+            Reaction::Full if self.call.is_insert() => Ok(Err(self.refused(error))),
+            Reaction::Full => Err(Again::Later(error)),
             Reaction::GiveUp => Ok(Err(self.refused(error))),
         }
     }

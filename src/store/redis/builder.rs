@@ -9,6 +9,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use super::Redis;
 use super::node::{Limits, Node};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::atomic::AtomicU64;
 
 const MOST_CONNECTIONS: usize = 64;
 const WAITING_CONNECTIONS: usize = 8;
@@ -147,8 +148,8 @@ impl RedisBuilder {
 }
 
 impl Config {
-    pub(super) fn node(&self, info: ConnectionInfo) -> Node {
-        Node::new(info, self.limits(), self.connections)
+    pub(super) fn node(&self, info: ConnectionInfo, made: Arc<AtomicU64>) -> Node {
+        Node::new(info, self.limits(), self.connections, made)
     }
 
     /// How long each step may take.
@@ -157,11 +158,6 @@ impl Config {
             connecting: self.timeout / 5,
             answering: answering(self.timeout),
         }
-    }
-
-    /// The longest that one call is tried: a little less than the engine waits, so that it is told why.
-    pub(super) fn patience(&self) -> Duration {
-        self.timeout / 10 * 9
     }
 }
 

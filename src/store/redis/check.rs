@@ -7,11 +7,11 @@ use redis::{ErrorKind, RedisError, Value, cmd, from_redis_value};
 use tokio::task::JoinSet;
 
 use super::Redis;
-use super::asking::Patience;
 use super::failure::passes_by_itself;
 use super::node::{Node, Silence};
 use crate::observe;
 use crate::store::register::Refused;
+use crate::store::tries::Tries;
 
 /// The first version that has all that is used: `SET` with `PXAT`.
 const OLDEST: (u32, u32) = (6, 2);
@@ -32,9 +32,9 @@ impl Redis {
     }
 
     async fn first_contact(&self) -> Result<(), Refused> {
-        let mut patience = Patience::of(self.config.patience());
+        let mut tries = Tries::within(self.config.timeout);
         while let Err(error) = self.found().await {
-            if !passes_by_itself(&error) || !patience.pause().await {
+            if !passes_by_itself(&error) || !tries.pause().await {
                 return Err(Refused::unchanged(error));
             }
         }

@@ -65,9 +65,10 @@
 //!
 //! # Errors
 //!
-//! What a server refuses for a while (it loads, a failover is under way, a slot is being moved) is asked again within the
-//! [timeout](RedisBuilder::timeout). Other refusals (full memory, no permission) fail at once. When a connection breaks, or an answer doesn't come, a
-//! swap may have been made: it is asked for again, and can't be made twice.
+//! What a server refuses for a while (it loads, a failover is under way, a slot is being moved, too few replicas are there) is asked again within the
+//! [timeout](RedisBuilder::timeout), after pauses that differ by chance. So is a change of a key that is held while the server's memory is full: a
+//! completion lives through a second of that. A new key is then refused at once, as is whatever else a server refuses (no permission, say). When a
+//! connection breaks, or an answer doesn't come, a swap may have been made: it is asked for again, and can't be made twice.
 //!
 //! # Walking through all keys
 //!
@@ -212,6 +213,11 @@ impl Register for Redis {
 
     async fn listen(&self, changed: impl Fn(RecordId) + Send + Sync + 'static) {
         self.hear(changed).await;
+    }
+
+    /// But for those that only hear.
+    fn connections(&self) -> u64 {
+        self.nodes.made()
     }
 
     fn timeout(&self) -> Duration {

@@ -1,10 +1,13 @@
 //! One server, and the connections to it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, RedisError, Value};
 use tokio::sync::Mutex;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// How many requests may be queued for one connection.
 const QUEUED: usize = 1_024;
@@ -14,6 +17,8 @@ pub(super) struct Node {
     info: ConnectionInfo,
     limits: Limits,
     lanes: Box<[Mutex<Lane>]>,
+    /// How many connections were made, to all servers.
+    made: Arc<AtomicU64>,
 }
 
 /// How long each step may take.
@@ -50,11 +55,17 @@ impl Silence {
 }
 
 impl Node {
-    pub(super) fn new(info: ConnectionInfo, limits: Limits, lanes: usize) -> Self {
+    pub(super) fn new(
+        info: ConnectionInfo,
+        limits: Limits,
+        lanes: usize,
+        made: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             info,
             limits,
             lanes: (0..lanes).map(|_| Mutex::default()).collect(),
+            made,
         }
     }
 
@@ -118,6 +129,8 @@ impl Node {
             }
         };
         lane.count += 1;
+        // Before anything is sent on it: whoever has an answer of a new connection's finds it counted.
+        self.made.fetch_add(1, Ordering::SeqCst);
         lane.open = Some(open.clone());
         Ok((open, lane.count))
     }

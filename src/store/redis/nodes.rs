@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use redis::{ConnectionAddr, Value, cmd};
+use redis::{ConnectionAddr, ConnectionInfo, Value, cmd};
 use tokio::task::JoinSet;
 
 use super::builder::Config;
@@ -20,6 +20,8 @@ pub(super) struct Nodes {
     asking: tokio::sync::Mutex<()>,
     /// How often the servers were asked for their slots.
     asked: AtomicU64,
+    /// How many connections were made.
+    made: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -49,7 +51,17 @@ impl Nodes {
             known: Mutex::new(Known::default()),
             asking: tokio::sync::Mutex::default(),
             asked: AtomicU64::new(0),
+            made: Arc::default(),
         }
+    }
+
+    /// How many connections were made.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    fn new_node(&self, info: ConnectionInfo) -> Node {
+        self.config.node(info, Arc::clone(&self.made))
     }
 
     /// Who has this key; `None` if that isn't known.
@@ -98,7 +110,7 @@ impl Nodes {
         let mut known = self.known.lock();
         for seed in &self.config.seeds {
             let name = seed.addr().to_string();
-            let node = || Arc::new(self.config.node(seed.clone()));
+            let node = || Arc::new(self.new_node(seed.clone()));
             known.nodes.entry(name).or_insert_with(node);
         }
         known.nodes.values().map(Arc::clone).collect()
@@ -200,7 +212,7 @@ impl Nodes {
         let node = known.nodes.entry(name);
         let node = node.or_insert_with(|| {
             let info = seed.clone().set_addr(address);
-            Arc::new(self.config.node(info))
+            Arc::new(self.new_node(info))
         });
         Arc::clone(node)
     }

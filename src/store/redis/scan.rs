@@ -3,11 +3,11 @@
 use redis::{Pipeline, RedisError, Value as Answer, cmd, from_redis_value};
 
 use super::Redis;
-use super::asking::Patience;
 use super::failure::{Reaction, passes_by_itself, reaction};
 use super::node::{Node, Silence};
 use super::script::{Call, loaded, value_of};
 use crate::store::register::{Cursor, Page, RecordId, Refused, Value};
+use crate::store::tries::Tries;
 
 /// How often a walk begins anew because slots have moved meanwhile.
 const MOST_RESTARTS: u8 = 16;
@@ -55,7 +55,7 @@ impl Redis {
                 .ok_or_else(|| Refused::unchanged("the cursor is another register's"))?,
             None => self.beginning(0).await?,
         };
-        let mut patience = Patience::of(self.config.patience());
+        let mut tries = Tries::within(self.config.timeout);
         loop {
             if place.layout != self.nodes.layout() {
                 place = self.beginning(place.restarts + 1).await?;
@@ -74,7 +74,7 @@ impl Redis {
                     });
                 }
                 Err(error) => {
-                    if !passes_by_itself(&error) || !patience.pause().await {
+                    if !passes_by_itself(&error) || !tries.pause().await {
                         return Err(Refused::unchanged(error));
                     }
                     // A replica may have taken over.

@@ -76,18 +76,20 @@ impl<R: Register> Decider<R> {
         new: &New,
         doubt: &Doubt,
     ) -> Result<Made> {
-        let (mut may_be_made, mut pauses) = (false, self.pauses());
+        // Over itself, it is there already.
+        let mut may_be_made = expected == Some(new.value.version);
+        let (was_in_doubt, mut pauses) = (doubt.is_on(), self.pauses());
         loop {
             let asked = self.time.asking();
             let (value, ends_at_ms) = (new.value.clone(), new.ends_at.0);
-            doubt.begin();
+            doubt.set(true);
             let swapped = self
                 .register
                 .swap(RecordId(digest), expected, value, ends_at_ms)
                 .await;
             let cause = match swapped {
                 Ok(Swapped::Done { now_ms }) => {
-                    doubt.end();
+                    doubt.set(false);
                     let asked_at = self.time.learn(asked, Timestamp(now_ms));
                     return Ok(Made::Done { asked_at });
                 }
@@ -96,7 +98,7 @@ impl<R: Register> Decider<R> {
                     let version = Some(new.value.version);
                     let is_made = found.value.as_ref().map(|value| value.version) == version;
                     if !is_made || expected == version {
-                        doubt.end();
+                        doubt.set(false);
                         return Ok(Made::Not(found.into()));
                     }
                     may_be_made = true;
@@ -106,7 +108,7 @@ impl<R: Register> Decider<R> {
                 Err(refused) => {
                     may_be_made |= refused.is_unknown;
                     if !may_be_made {
-                        doubt.end();
+                        doubt.set(was_in_doubt);
                         return Err(refused.into_error());
                     }
                     refused.cause
@@ -125,12 +127,8 @@ impl<R: Register> Decider<R> {
 pub(super) struct Doubt(AtomicBool);
 
 impl Doubt {
-    fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    fn set(&self, is_on: bool) {
+        self.0.store(is_on, Ordering::Relaxed);
     }
 
     pub(super) fn is_on(&self) -> bool {

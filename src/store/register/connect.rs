@@ -61,10 +61,10 @@ pub(crate) fn connect<R: Register>(
 /// The first cell as it is watched from now on.
 pub(super) fn watched((value, content): (Value, Content), time: &ServerTime) -> FirstCell {
     let from = content.grants_from();
-    let is_over = from <= time.earliest();
-    let grants_from = match is_over {
-        true => Timestamp(0),
-        false => time.local_at_latest(from),
+    let grants_from = if from <= time.earliest() {
+        Timestamp(0)
+    } else {
+        time.local_at_latest(from)
     };
     FirstCell::new((value, content), grants_from)
 }

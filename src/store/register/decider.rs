@@ -8,14 +8,13 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
-use super::asking::{Doubt, Made};
-use super::disown::Unowned;
+use super::asked::Asked;
+use super::asking::Made;
 use super::first_cell::FirstCell;
-use super::late::has_slept;
 use super::news::News;
 use super::reach::Reach;
 use super::record::{Held, New};
-use super::replies::{Replies, Since};
+use super::replies::Replies;
 use super::room::Room;
 use super::server_time::ServerTime;
 use super::versions::Versions;
@@ -25,10 +24,11 @@ use crate::decision::{self, Change, Command, Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe::Meters;
-use crate::record::{Record, Stored};
+use crate::record::Stored;
 use crate::secret::{Digest, Secret};
-use crate::store::{Observed, Observer, Request, Rules};
+use crate::store::{Observer, Request, Rules};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::running::Running;
 
 /// How often a command is decided anew because others have changed the key meanwhile. Each time somebody got on.
@@ -49,15 +49,19 @@ pub(super) struct Decider<R> {
     pub(super) running: Arc<Running>,
     pub(super) reach: Reach,
     pub(super) first: FirstCell,
+    /// Held by whoever looks at the first cell.
+    pub(super) looking: tokio::sync::Mutex<()>,
+    /// How many grants are being given back that reached nobody.
+    pub(super) disowning: AtomicUsize,
     pub(super) meters: Meters,
     pub(super) room: Room,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Own {
-    value: Value,
-    token: u64,
-    lease_until: Timestamp,
+    pub(super) value: Value,
+    pub(super) token: u64,
+    pub(super) lease_until: Timestamp,
 }
 
 /// What a decision is made against.
@@ -66,69 +70,6 @@ pub(super) struct View {
     pub(super) now: Timestamp,
     /// Nobody has asked the server.
     pub(super) is_assumed: bool,
-}
-
-/// A command, and how far it has got.
-pub(super) struct Asked<'a> {
-    pub(super) key: &'a Key,
-    pub(super) digest: Digest,
-    pub(super) command: &'a Command,
-    pub(super) since: Since,
-    pub(super) doubt: Doubt,
-    /// A grant that was asked for and isn't handed out.
-    unowned: Mutex<Option<Unowned>>,
-    /// What the last try of several came to.
-    refusal: Mutex<Option<Error>>,
-}
-
-impl<'a> Asked<'a> {
-    fn new(request: &'a Request, since: Since) -> Self {
-        Self::with(&request.key, request.digest, &request.command, since)
-    }
-
-    /// Of another command about the same key.
-    pub(super) fn other(&self, command: &'a Command) -> Self {
-        Self::with(self.key, self.digest, command, self.since)
-    }
-
-    fn with(key: &'a Key, digest: Digest, command: &'a Command, since: Since) -> Self {
-        Self {
-            key,
-            digest,
-            command,
-            since,
-            doubt: Doubt::default(),
-            unowned: Mutex::default(),
-            refusal: Mutex::default(),
-        }
-    }
-
-    /// Whether it is done with a guard: then it is tried for as long as there is time.
-    fn is_of_guard(&self) -> bool {
-        matches!(
-            self.command,
-            Command::Complete { .. } | Command::Renew { .. } | Command::Release { .. }
-        )
-    }
-
-    /// The error where the time is up.
-    fn late(&self) -> Error {
-        let refusal = self.refusal.lock().take();
-        match refusal {
-            Some(refusal) if !self.doubt.is_on() => refusal,
-            _ if self.doubt.is_on() => timed_out().of_unknown_outcome(),
-            _ => timed_out(),
-        }
-    }
-}
-
-impl Asked<'_> {
-    /// A change that was refused needn't be looked after.
-    fn forget_unless_unknown(&self, error: &Error) {
-        if !error.is_outcome_unknown() {
-            self.unowned.lock().take();
-        }
-    }
 }
 
 impl<R: Register> Decider<R> {
@@ -141,13 +82,20 @@ impl<R: Register> Decider<R> {
         let asked = Asked::new(&request, self.replies.since());
         // Not by `in_time`, since an async function that is given a future holds it twice: this is the hot path.
         let result = timeout(self.register.timeout(), self.persistently(&asked)).await;
-        let result = self.noted(result.unwrap_or_else(|_| Err(asked.late())));
+        let result = result.unwrap_or_else(|_| Err(asked.late()));
+        let result = result.map_err(|error| asked.told(error));
+        // That nothing is granted for a while says nothing of the server.
+        let result = if asked.is_held_back.load(Ordering::Relaxed) {
+            result
+        } else {
+            self.noted(result)
+        };
         if result.is_err() {
             // It may have been changed, and nobody here knows to what.
             self.own.lock().remove(&request.digest);
             let unowned = asked.unowned.lock().take();
             if let Some(unowned) = unowned {
-                tokio::spawn(Arc::clone(self).disown(unowned));
+                self.disown_later(unowned);
             }
         }
         if forgets(&request.command) {
@@ -182,7 +130,7 @@ impl<R: Register> Decider<R> {
         } else {
             Box::pin(self.make_up(asked, settled)).await?
         };
-        self.may_hand_out(&verdict).await?;
+        self.may_hand_out(asked, &verdict).await?;
         Ok(verdict)
     }
 
@@ -207,17 +155,25 @@ impl<R: Register> Decider<R> {
                     view = self.load(digest).await?;
                     continue;
                 }
-                if let Some(found) =
-                    Box::pin(self.made_durable(asked, &decision.verdict, &view)).await?
-                {
-                    view = found;
-                    continue;
+                if let Some(value) = asked.found_made(&decision.verdict, &view) {
+                    let again = self.written_over_itself(digest, value, &asked.doubt);
+                    if let Some(found) = Box::pin(again).await? {
+                        view = found;
+                        continue;
+                    }
                 }
                 let seen = held.and_then(|held| held.stored);
                 self.keep_reply(seen, asked.since, view.now);
                 return Ok((decision.verdict, Duration::ZERO));
             };
-            self.may_grant(&decision.verdict, command).await?;
+            if let Err(error) = self.may_grant(asked, &decision.verdict).await {
+                if !view.is_assumed {
+                    return Err(error);
+                }
+                // What was assumed to be a new key may be known.
+                view = self.load(digest).await?;
+                continue;
+            }
             let version = self.versions.next();
             let stored = self.stored(change, digest, asked.key);
             let new = self.value_of(stored.as_ref(), digest, &view, last_token, version)?;
@@ -246,97 +202,6 @@ impl<R: Register> Decider<R> {
             }
         }
         Err(contended())
-    }
-
-    /// Notes what was changed, and tells who has to know. Gives what is there instead, if it had to be written once more and isn't there
-    /// any more.
-    async fn took(
-        &self,
-        asked: &Asked<'_>,
-        (mut stored, new): (Option<Stored>, New),
-        verdict: &Verdict,
-        (view, late): (&View, Duration),
-    ) -> Result<Option<View>> {
-        let version = new.value.version;
-        if let (Command::Complete { retention, .. }, Some(completed)) = (asked.command, &stored)
-            && has_slept(late, *retention)
-        {
-            let again = self.write_later(asked, completed.clone(), version, (view, late));
-            match Box::pin(again).await? {
-                Ok(completed) => stored = Some(completed),
-                Err(found) => return Ok(Some(found)),
-            }
-        }
-        let observed = Observed::of(stored.as_ref().map(|stored| &stored.record));
-        self.note_own(asked.digest, new.value, verdict);
-        self.keep_reply(stored, asked.since, view.now);
-        self.observer.changed(&asked.digest, self.here(observed));
-        self.news.tell(asked.digest, observed);
-        Ok(None)
-    }
-
-    /// The same on the engine's time line.
-    fn here(&self, observed: Observed) -> Observed {
-        match observed {
-            Observed::InFlight { lease_until } => Observed::InFlight {
-                lease_until: self.time.local(lease_until),
-            },
-            other => other,
-        }
-    }
-
-    /// Writes a completion over itself that is found made: whoever made it may have been told that its outcome is unknown, because
-    /// it isn't replicated, say. Gives what is there instead, if something is.
-    async fn made_durable(
-        &self,
-        asked: &Asked<'_>,
-        verdict: &Verdict,
-        view: &View,
-    ) -> Result<Option<View>> {
-        let (Verdict::Done, Command::Complete { .. }, Some(value)) =
-            (verdict, asked.command, &view.value)
-        else {
-            return Ok(None);
-        };
-        self.written_over_itself(asked.digest, value, &asked.doubt)
-            .await
-    }
-
-    /// Gives what is there instead, if something is.
-    pub(super) async fn written_over_itself(
-        &self,
-        digest: Digest,
-        value: &Value,
-        doubt: &Doubt,
-    ) -> Result<Option<View>> {
-        let held = Held::of(value, &digest)?;
-        let same = New {
-            value: value.clone(),
-            ends_at: held.record().map_or(Timestamp::NEVER, Record::ends_at),
-        };
-        match self.swap(digest, Some(value.version), &same, doubt).await? {
-            Made::Done { .. } => Ok(None),
-            Made::Not(found) => Ok(Some(found)),
-        }
-    }
-
-    fn note_unowned(
-        &self,
-        asked: &Asked<'_>,
-        (expected, new): (Option<Version>, &New),
-        verdict: &Verdict,
-    ) {
-        if let (Verdict::Proceed(grant), Command::Begin { lease, .. }) = (verdict, asked.command) {
-            *asked.unowned.lock() = Some(Unowned {
-                key: asked.key.clone(),
-                digest: asked.digest,
-                expected,
-                new: new.clone(),
-                token: grant.token,
-                lease: *lease,
-                until: self.time.asking().plus(*lease),
-            });
-        }
     }
 
     /// What is likely so: a key that is begun is free, and an attempt that was granted here is as it was left.
@@ -405,33 +270,6 @@ impl<R: Register> Decider<R> {
         }
     }
 
-    fn keep_reply(&self, stored: Option<Stored>, since: Since, now: Timestamp) {
-        if let Some(stored) = stored {
-            self.replies.keep(stored, since, now);
-        }
-    }
-
-    fn note_own(&self, digest: Digest, value: Value, verdict: &Verdict) {
-        let mut own = self.own.lock();
-        match verdict {
-            Verdict::Proceed(grant) => {
-                let granted = Own {
-                    value,
-                    token: grant.token,
-                    lease_until: grant.lease_until,
-                };
-                own.insert(digest, granted);
-            }
-            Verdict::Renewed { lease_until } => {
-                if let Some(own) = own.get_mut(&digest) {
-                    own.value = value;
-                    own.lease_until = *lease_until;
-                }
-            }
-            _ => drop(own.remove(&digest)),
-        }
-    }
-
     /// Lets go of attempts whose lease is over. What is done with their guards takes a round trip more.
     pub(super) fn prune_own(&self) {
         let now = self.time.latest();
@@ -473,7 +311,7 @@ fn timely<T>(result: Result<Result<T>, Elapsed>) -> Result<T> {
     result.unwrap_or_else(|_| Err(timed_out()))
 }
 
-fn timed_out() -> Error {
+pub(super) fn timed_out() -> Error {
     Error::new(
         ErrorKind::Unavailable,
         "the store's server didn't answer in time; the same call can be made again",

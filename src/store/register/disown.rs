@@ -16,6 +16,7 @@ use crate::key::Key;
 use crate::record::Record;
 use crate::secret::Digest;
 use crate::store::{Request, Seen};
+use crate::sync::atomic::Ordering;
 
 /// A grant that was asked for, until somebody has it.
 #[derive(Clone, Debug)]
@@ -30,15 +31,47 @@ pub(super) struct Unowned {
     pub(super) until: Timestamp,
 }
 
+/// How many are looked after at once. The keys of further ones are free when their leases end.
+const MOST_AT_ONCE: usize = 1_024;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+fn pauses(lease: Duration) -> Backoff {
+    Backoff::new(FIRST_PAUSE.min(lease / 20), LONGEST_PAUSE.min(lease / 4))
+}
+
 impl<R: Register> Decider<R> {
+    /// Looks after a grant that reached nobody, unless that is done for too many.
+    pub(super) fn disown_later(self: &Arc<Self>, unowned: Unowned) {
+        let (this, disown) = (Arc::clone(self), Arc::clone(self).disown(unowned));
+        if self.disowning.fetch_add(1, Ordering::Relaxed) >= MOST_AT_ONCE {
+            self.disowning.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        tokio::spawn(async move {
+            disown.await;
+            this.disowning.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Releases a key that nobody has the guard of, however long the server refuses that: until its lease is over at the latest.
+    pub(super) async fn release_unseen(self: Arc<Self>, release: Request) {
+        let longest = self.first.longest_lease();
+        let until = self.time.asking().plus(longest);
+        let mut pauses = pauses(longest);
+        while let Err(error) = self.carry_out(release.clone()).await {
+            if !error.is_transient() || self.running.is_closed() || self.time.asking() >= until {
+                return;
+            }
+            sleep(pauses.pause()).await;
+        }
+    }
+
     /// Goes on asking until it is known whether the grant was made, and releases it then, so that its key isn't taken for a lease
     /// with nobody who has the guard.
-    pub(super) fn disown(
-        self: Arc<Self>,
-        unowned: Unowned,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn disown(self: Arc<Self>, unowned: Unowned) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            let mut backoff = Backoff::within(unowned.lease);
+            let mut backoff = pauses(unowned.lease);
             while self.time.asking() < unowned.until && !self.running.is_closed() {
                 match self.is_made(&unowned).await {
                     Some(false) => return,

@@ -1,6 +1,6 @@
 //! The one cell that isn't a key's: what all nodes have in common, and by which they notice that the server has forgotten.
 //!
-//! A server that was emptied, that evicts cells, or that came back without its data knows nothing of attempts that are
+//! A server that was emptied, or that came back without its data, knows nothing of attempts that are
 //! running. Whoever finds this cell gone or made anew therefore grants nothing until the longest lease in use has
 //! passed, and has all others do the same: the cell says until when.
 
@@ -83,22 +83,30 @@ pub(super) async fn opened<R: Register>(
         longest_lease_ms: milliseconds(lease),
         grants_from_ms: 0,
     };
-    let loaded = register.load(FIRST).await;
-    let mut found = loaded.map_err(Refused::into_error)?.value;
+    let loaded = register.load(FIRST).await.map_err(Refused::into_error)?;
+    let mut found = loaded.value;
+    if found.is_none() && has_cells(register).await? {
+        // They are of a register whose first cell is lost: nodes may be at work there.
+        new.grants_from_ms = Timestamp(loaded.now_ms).plus(lease).0;
+    }
+    let fresh = new.clone();
     for _ in 0..MOST_CHANGES {
-        if let Some(value) = &found {
-            let content = Content::of(value)?;
-            content.check(&secret, new.has_pepper)?;
-            if content.longest_lease_ms >= new.longest_lease_ms {
-                let value = value.clone();
-                return Ok(Opened {
-                    secret: content.secret(secret),
-                    value,
-                    content,
-                });
+        new = match &found {
+            None => fresh.clone(),
+            Some(value) => {
+                let content = Content::of(value)?;
+                content.check(&secret, new.has_pepper)?;
+                if content.longest_lease_ms >= fresh.longest_lease_ms {
+                    let value = value.clone();
+                    return Ok(Opened {
+                        secret: content.secret(secret),
+                        value,
+                        content,
+                    });
+                }
+                content.with_lease(fresh.longest_lease_ms)
             }
-            new = content.with_lease(new.longest_lease_ms);
-        }
+        };
         let value = new.value(version)?;
         let expected = found.as_ref().map(|value| value.version);
         let swapped = register.swap(FIRST, expected, value.clone(), u64::MAX);
@@ -114,6 +122,11 @@ pub(super) async fn opened<R: Register>(
         }
     }
     Err(contended())
+}
+
+async fn has_cells<R: Register>(register: &R) -> Result<bool> {
+    let page = register.scan(None, 1).await.map_err(Refused::into_error)?;
+    Ok(!page.values.is_empty())
 }
 
 impl FirstCell {
@@ -147,7 +160,7 @@ impl FirstCell {
         Err(Error::new(
             ErrorKind::Unavailable,
             format!(
-                "the store's server has lost its first cell (it was emptied, came back without its data, or evicts cells), \
+                "the store's server has lost its first cell (it was emptied, or came back without its data), \
                  and with it maybe attempts that are running: nothing is granted for {:?} more, until the longest lease in \
                  use has passed; replays and completions go on. See to it that the server keeps what it is given",
                 from.since(now)
@@ -181,7 +194,8 @@ impl FirstCell {
         self.known.lock().clone()
     }
 
-    fn adopt(&self, value: Value, content: Content) {
+    /// Notes what is there.
+    pub(super) fn adopt(&self, value: Value, content: Content) {
         self.longest_lease_ms
             .fetch_max(content.longest_lease_ms, Ordering::Relaxed);
         *self.known.lock() = (value, content);
@@ -192,8 +206,10 @@ impl FirstCell {
 pub(super) enum Looked {
     /// It is as it was left, or another node has noted a longer lease.
     There,
-    /// This is to be written, and the cell counts as lost.
-    Lost {
+    /// It was lost, and others have seen to everything.
+    Lost,
+    /// This is to be written.
+    Mend {
         expected: Option<Version>,
         value: Value,
         content: Content,
@@ -209,18 +225,15 @@ impl FirstCell {
         version: Version,
     ) -> Result<Looked> {
         let (value, known) = self.known();
+        let longest = self.longest_lease();
+        let from = now.plus(longest).0;
         let Some(found) = found else {
             let content = Content {
                 generation: version.to_bits(),
-                grants_from_ms: now.plus(self.longest_lease()).0,
-                longest_lease_ms: milliseconds(self.longest_lease()),
-                ..known
+                grants_from_ms: from,
+                ..known.with_lease(milliseconds(longest))
             };
-            return Ok(Looked::Lost {
-                expected: None,
-                value: content.value(version)?,
-                content,
-            });
+            return content.mends(None, version);
         };
         if found.version == value.version {
             return Ok(Looked::There);
@@ -229,29 +242,27 @@ impl FirstCell {
         if content.secret_check != known.secret_check {
             return Err(other_pepper());
         }
-        if content.generation == known.generation {
+        let is_lost = content.generation != known.generation;
+        let covers = content.longest_lease_ms >= milliseconds(longest);
+        let known_from = if is_lost { 1 } else { known.grants_from_ms };
+        if covers && content.grants_from_ms >= known_from {
             self.adopt(found.clone(), content);
-            return Ok(Looked::There);
+            return Ok(if is_lost { Looked::Lost } else { Looked::There });
         }
-        let longest_lease_ms = content
-            .longest_lease_ms
-            .max(milliseconds(self.longest_lease()));
-        let grants_from = now.plus(Duration::from_millis(longest_lease_ms)).0;
+        let content = content.with_lease(milliseconds(longest));
         let content = Content {
-            longest_lease_ms,
-            grants_from_ms: content.grants_from_ms.max(grants_from),
+            grants_from_ms: if is_lost { from } else { known_from }.max(content.grants_from_ms),
             ..content
         };
-        Ok(Looked::Lost {
-            expected: Some(found.version),
-            value: content.value(version)?,
-            content,
-        })
+        content.mends(Some(found.version), version)
     }
 
-    /// Notes what was written in place of a cell that was lost.
-    pub(super) fn put_back(&self, value: Value, content: Content) {
-        self.adopt(value, content);
+    /// Whether what is to be written is of another making than what is known.
+    pub(super) fn is_lost_by(&self, content: &Content) -> bool {
+        self.known.lock().1.generation != content.generation
+    }
+
+    pub(super) fn count_loss(&self) {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -304,6 +315,14 @@ impl Content {
 
     pub(super) fn grants_from(&self) -> Timestamp {
         Timestamp(self.grants_from_ms)
+    }
+
+    fn mends(self, expected: Option<Version>, version: Version) -> Result<Looked> {
+        Ok(Looked::Mend {
+            expected,
+            value: self.value(version)?,
+            content: self,
+        })
     }
 
     /// What keys are hashed with: nothing in the cell makes a difference to that, lest a loss of it does.

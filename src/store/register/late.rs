@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::Register;
 use super::Version;
+use super::asked::Asked;
 use super::asking::Made;
-use super::decider::{Asked, Decider, View};
+use super::decider::{Decider, View};
 use super::record::New;
 use crate::decision::{Command, Grant, Verdict};
 use crate::error::Result;

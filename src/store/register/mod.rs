@@ -84,7 +84,10 @@
 //! With the feature `testkit`, `onceward::testkit::conformance` tests that a backend does all that is expected of it, and
 //! `onceward::testkit::Local` is such a register in this process, for tests.
 
+mod asked;
 mod asking;
+#[cfg(onceward_faults)]
+mod cell;
 mod connect;
 mod decider;
 mod disown;
@@ -92,6 +95,7 @@ mod draft;
 mod due;
 mod first_cell;
 mod late;
+mod made;
 mod news;
 mod reach;
 mod record;
@@ -115,6 +119,9 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind};
 use crate::secret::Digest;
 
+#[cfg(onceward_faults)]
+#[doc(hidden)]
+pub use cell::{Cell, cell};
 pub(crate) use connect::connect;
 pub(crate) use replies::Caching;
 pub(crate) use room::Limit;

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::clock::{Timeline, Timestamp};
 
+/// An answer that took longer is compared with what was known before.
+const SLOW_MS: u64 = 100;
+
 /// The server's time is taken for the latest that it can be, so that a lease that is reckoned by it ends no earlier than
 /// it should, and later by no more than a round trip.
 #[derive(Debug)]
@@ -39,9 +42,18 @@ impl ServerTime {
             i64::try_from(ahead).unwrap_or(i64::MAX)
         };
         let now = self.timeline.now();
-        self.ahead_ms.store(ahead_of(asked), Ordering::Relaxed);
-        self.ahead_ms_least.store(ahead_of(now), Ordering::Relaxed);
         let took = now.0.saturating_sub(asked.0);
+        let (mut most, mut least) = (ahead_of(asked), ahead_of(now));
+        if took > SLOW_MS {
+            // It tells little, and too much if a suspend fell into it: what was known and may be true is kept.
+            let known = self.ahead_ms.load(Ordering::Relaxed);
+            let known_least = self.ahead_ms_least.load(Ordering::Relaxed);
+            if known_least <= most && least <= known {
+                (most, least) = (most.min(known), least.max(known_least));
+            }
+        }
+        self.ahead_ms.store(most, Ordering::Relaxed);
+        self.ahead_ms_least.store(least, Ordering::Relaxed);
         Timestamp(answered.0.saturating_sub(took))
     }
 

@@ -37,6 +37,7 @@ use crate::store::{
     Swept,
 };
 use crate::sync::Mutex;
+use crate::sync::atomic::AtomicUsize;
 use crate::verification::Verification;
 
 /// How long somebody who waits for a key waits before looking again, at first.
@@ -88,6 +89,8 @@ impl<R: Register> RegisterStore<R> {
                 replies: Replies::new(caching),
                 news,
                 running: Arc::default(),
+                looking: tokio::sync::Mutex::default(),
+                disowning: AtomicUsize::new(0),
                 reach: Reach::default(),
                 meters: meters.clone(),
                 room: Room::new(limit),
@@ -152,8 +155,13 @@ impl<R: Register> Access<R> {
     pub(super) fn page(&self, from: Option<Cursor>, most: usize) -> Result<Page> {
         self.waited(move |shared| async move {
             let page = async {
+                let asked = shared.time.asking();
                 let page = shared.register.scan(from, most).await;
-                page.map_err(Refused::into_error)
+                let page = page.map_err(Refused::into_error)?;
+                if !page.values.is_empty() {
+                    shared.time.learn(asked, Timestamp(page.now_ms));
+                }
+                Ok(page)
             };
             shared.in_time(page).await
         })
@@ -227,6 +235,12 @@ impl<R: Register> Store for RegisterStore<R> {
         let Some(run) = shared.running.begin() else {
             return answer.send(Err(Error::closed()));
         };
+        if answer.is_ignored() {
+            return jobs.run(async move {
+                drop(run);
+                shared.release_unseen(request).await;
+            });
+        }
         jobs.run(async move {
             let verdict = shared.carry_out(request).await;
             due::answer(answer, verdict, run);

@@ -36,7 +36,9 @@ impl Versions {
     /// that was longer ago than clocks are apart. Never the same twice here in a millisecond.
     pub(super) fn token_after(&self, last: u64, now: Timestamp) -> u64 {
         let count = self.granted.fetch_add(1, Ordering::Relaxed) % (1 << COUNTED_BITS);
-        (now.0 << COUNTED_BITS | count).max(last.saturating_add(1))
+        // Where the clock is behind the last token, two nodes go on from there, and apart.
+        let apart = self.seed >> (u64::BITS - COUNTED_BITS);
+        (now.0 << COUNTED_BITS | count).max(last.saturating_add(1 + apart))
     }
 }
 

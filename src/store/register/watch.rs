@@ -3,8 +3,10 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 
+use super::asked::Asked;
 use super::decider::{Decider, in_time};
 use super::first_cell::{FIRST, Looked};
 use super::worker::Jobs;
@@ -36,11 +38,11 @@ async fn look_for_ever<R: Register>(decider: Weak<Decider<R>>) {
 
 impl<R: Register> Decider<R> {
     /// Whether a grant may be made with this lease.
-    pub(super) async fn may_grant(&self, verdict: &Verdict, command: &Command) -> Result<()> {
-        let (Verdict::Proceed(_), Command::Begin { lease, .. }) = (verdict, command) else {
+    pub(super) async fn may_grant(&self, asked: &Asked<'_>, verdict: &Verdict) -> Result<()> {
+        let (Verdict::Proceed(_), Command::Begin { lease, .. }) = (verdict, asked.command) else {
             return Ok(());
         };
-        self.first.check(self.time.asking())?;
+        self.is_held_back(asked)?;
         if self.first.covers(*lease) {
             return Ok(());
         }
@@ -48,18 +50,38 @@ impl<R: Register> Decider<R> {
     }
 
     /// Whether a grant that was made may be handed out: a connection that was made meanwhile may lead to a server that has
-    /// forgotten.
-    pub(super) async fn may_hand_out(&self, verdict: &Verdict) -> Result<()> {
-        let is_grant = matches!(verdict, Verdict::Proceed(_));
-        if !is_grant || self.first.was_seen_at(self.register.connections()) {
+    /// forgotten, or somebody may have found out.
+    pub(super) async fn may_hand_out(&self, asked: &Asked<'_>, verdict: &Verdict) -> Result<()> {
+        if !matches!(verdict, Verdict::Proceed(_)) {
             return Ok(());
         }
-        Box::pin(self.look_at_first()).await?;
-        self.first.check(self.time.asking())
+        if !self.first.was_seen_at(self.register.connections()) {
+            Box::pin(self.look_over_new_connection()).await?;
+        }
+        self.is_held_back(asked)
+    }
+
+    fn is_held_back(&self, asked: &Asked<'_>) -> Result<()> {
+        let held_back = self.first.check(self.time.asking());
+        held_back.map_err(|error| asked.held_back(error))
+    }
+
+    /// One look is enough for all who have come to need one meanwhile.
+    async fn look_over_new_connection(&self) -> Result<()> {
+        let looking = self.looking.lock().await;
+        if self.first.was_seen_at(self.register.connections()) {
+            return Ok(());
+        }
+        self.look(looking).await
     }
 
     /// Reads the first cell, and puts it back if it is gone.
     pub(super) async fn look_at_first(&self) -> Result<()> {
+        let looking = self.looking.lock().await;
+        self.look(looking).await
+    }
+
+    async fn look(&self, _looking: MutexGuard<'_, ()>) -> Result<()> {
         let connections = self.register.connections();
         let asked = self.time.asking();
         let loaded = self.register.load(FIRST).await;
@@ -88,18 +110,29 @@ impl<R: Register> Decider<R> {
             let longest = self.first.longest_lease();
             self.first.hold_until(self.time.asking().plus(longest));
         })?;
-        let Looked::Lost {
-            expected,
-            value,
-            content,
-        } = looked
-        else {
-            self.hold();
-            return Ok(None);
+        let (expected, value, content) = match looked {
+            Looked::There => {
+                self.hold(now);
+                return Ok(None);
+            }
+            Looked::Lost => {
+                // The others wait for as long as the cell says, and so does whoever has come to know only now.
+                let longest = self.first.longest_lease();
+                self.first.hold_until(self.time.asking().plus(longest));
+                self.tell_of_loss();
+                return Ok(None);
+            }
+            Looked::Mend {
+                expected,
+                value,
+                content,
+            } => (expected, value, content),
         };
-        // Held back before the server is told: it may refuse.
-        let longest = self.first.longest_lease();
-        self.first.hold_until(self.time.asking().plus(longest));
+        if self.first.is_lost_by(&content) {
+            // Held back before the server is told: it may refuse.
+            let longest = self.first.longest_lease();
+            self.first.hold_until(self.time.asking().plus(longest));
+        }
         let swapped = self
             .register
             .swap(FIRST, expected, value.clone(), u64::MAX)
@@ -107,23 +140,27 @@ impl<R: Register> Decider<R> {
         match swapped.map_err(Refused::into_error)? {
             Swapped::Mismatch(other) => Ok(Some(other)),
             Swapped::Done { .. } => {
-                self.first.put_back(value, content);
-                self.hold();
-                self.tell_of_loss();
+                let is_loss = self.first.is_lost_by(&content);
+                self.first.adopt(value, content);
+                self.hold(now);
+                if is_loss {
+                    self.tell_of_loss();
+                }
                 Ok(None)
             }
         }
     }
 
-    /// Holds grants back for as long as the cell says.
-    fn hold(&self) {
+    /// Holds grants back for as long as the cell says, but for no longer than a lease: by a clock that was set back it may say more.
+    fn hold(&self, now: Timestamp) {
         let from = self.first.grants_from();
-        if from > self.time.earliest() {
+        if from > now && from.since(now) <= self.first.longest_lease() {
             self.first.hold_until(self.time.local_at_latest(from));
         }
     }
 
     fn tell_of_loss(&self) {
+        self.first.count_loss();
         self.meters.register_lost();
         if let Err(error) = self.first.check(self.time.asking()) {
             observe::warn(&error.to_string());
@@ -142,7 +179,6 @@ impl<R: Register> Decider<R> {
                 Swapped::Done { .. } => return self.first.covers_now(value),
                 Swapped::Mismatch(_) => {
                     self.look_at_first().await?;
-                    self.first.check(self.time.asking())?;
                     if self.first.covers(lease) {
                         return Ok(());
                     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use onceward::faults::Cell;
+use onceward::register::Cell;
 
 use super::node::{End, ON_FOLDER, Run};
 use super::plan::{LEASE_MS, Plan, Trouble};

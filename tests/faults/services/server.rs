@@ -5,9 +5,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use onceward::faults::{Cell, cell};
 use onceward::register::{
-    Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
+    Cell, Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version, cell,
 };
 use parking_lot::Mutex;
 use tokio::time::sleep;

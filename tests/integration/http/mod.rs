@@ -16,5 +16,7 @@ mod layer;
 #[cfg(feature = "testkit")]
 mod nodes;
 mod openapi;
+#[cfg(feature = "testkit")]
+mod pending;
 mod process;
 mod profiles;

@@ -1,5 +1,6 @@
 //! Who moves the clock, and notes when.
 
+use std::sync::RwLock;
 use std::time::Duration;
 
 use onceward::ManualClock;
@@ -9,6 +10,8 @@ use super::worker::Random;
 
 pub(super) struct Mover<'a> {
     clock: &'a ManualClock,
+    /// Held while it moves.
+    moving: &'a RwLock<()>,
     random: Random,
     pub(super) moves: Vec<Move>,
 }
@@ -22,9 +25,10 @@ pub(super) struct Move {
 }
 
 impl<'a> Mover<'a> {
-    pub(super) fn new(clock: &'a ManualClock) -> Self {
+    pub(super) fn new(clock: &'a ManualClock, moving: &'a RwLock<()>) -> Self {
         Self {
             clock,
+            moving,
             random: Random(0x2545_f491_4f6c_dd1d),
             moves: Vec::new(),
         }
@@ -41,6 +45,7 @@ impl<'a> Mover<'a> {
 
     pub(super) fn pass(&mut self, moment: &impl Fn() -> u64) {
         let by = self.random.step();
+        let _moving = self.moving.write().unwrap();
         let called = moment();
         self.clock.advance(Duration::from_millis(by));
         let returned = moment();

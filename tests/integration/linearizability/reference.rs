@@ -159,11 +159,7 @@ impl State {
     fn is_over(&self, now: Time) -> bool {
         match self.record {
             Record::Absent => false,
-            Record::InFlight {
-                started_at,
-                lease_until,
-                ..
-            } => now >= lease_until && now >= started_at + RETENTION,
+            Record::InFlight { lease_until, .. } => now >= lease_until + RETENTION,
             Record::Completed { expires_at, .. } => now >= expires_at,
         }
     }

@@ -1,5 +1,6 @@
 //! One of the threads: what it does by chance, and the notes it takes.
 
+use std::sync::RwLock;
 use std::time::{Duration, SystemTime};
 
 use onceward::{Engine, Entry, EntryState, ErrorKind, Fingerprint, Guard, Key, Outcome, Reply};
@@ -131,6 +132,8 @@ pub(super) struct Round<'a> {
     /// In the order of all calls and returns of all threads.
     pub(super) moment: &'a (dyn Fn() -> u64 + Sync),
     pub(super) is_clock_moving: bool,
+    /// Held while the clock is moved.
+    pub(super) moving: &'a RwLock<()>,
 }
 
 impl Round<'_> {
@@ -211,6 +214,8 @@ impl Worker {
         let request = u8::from(self.below(8) == 0);
         let fingerprint = Fingerprint::of([request]);
         let mut granted = None;
+        // One that takes half of a lease is renewed, or given back: that isn't one step any more.
+        let _unmoved = round.moving.read().unwrap();
         self.note(round, key, || {
             let found = match round.engine.begin(&round.key(key), &fingerprint).unwrap() {
                 Outcome::Proceed(guard) => {

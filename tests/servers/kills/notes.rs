@@ -86,10 +86,6 @@ impl Notes {
         self.keys.values().map(|key| key.completed.len()).sum()
     }
 
-    pub(super) fn failures(&self) -> u64 {
-        self.failed.values().sum()
-    }
-
     /// Asks an engine that wasn't there for the answer of each key that was completed.
     pub(super) fn held_against(&mut self, engine: &Engine) -> Found {
         assert_eq!(self.wrong, Vec::<String>::new());

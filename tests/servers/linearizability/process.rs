@@ -1,5 +1,6 @@
 //! One of the processes: its threads, and what it is told to do.
 
+use std::sync::RwLock;
 use std::time::Duration;
 
 use onceward::Engine;
@@ -104,6 +105,7 @@ impl Process {
             scale: self.scale,
             moment: &monotonic_ns,
             is_clock_moving: false,
+            moving: &RwLock::new(()),
         };
         std::thread::scope(|scope| {
             for worker in &mut self.workers {

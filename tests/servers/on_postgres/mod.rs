@@ -1,7 +1,10 @@
 //! The register on PostgreSQL.
 
+mod cut_off;
 mod isolation;
 mod locks;
+mod passing;
+mod places;
 mod settings;
 mod sweeps;
 mod together;

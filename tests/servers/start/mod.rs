@@ -1,5 +1,6 @@
 //! Servers of the tests' own, on loopback, with their files in a temporary folder.
 
+pub(crate) mod network;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod redis;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::network::Network;
 use super::{Process, eventually, folder, free_port, on_path, signal, skip};
 
 const USER: &str = "onceward";
@@ -19,6 +20,8 @@ pub(crate) struct PostgresServer {
     owner: Option<(u32, u32)>,
     port: u16,
     settings: Vec<String>,
+    /// Where it is, if not on loopback.
+    network: Option<Network>,
     process: Option<Process>,
 }
 
@@ -29,16 +32,32 @@ impl PostgresServer {
     }
 
     pub(crate) fn start_with(settings: &[&str]) -> Option<Self> {
+        Self::start_on(None, settings)
+    }
+
+    /// One that is reached through a network which can be cut.
+    pub(crate) fn start_in(network: Network, settings: &[&str]) -> Option<Self> {
+        Self::start_on(Some(network), settings)
+    }
+
+    fn start_on(network: Option<Network>, settings: &[&str]) -> Option<Self> {
         let Some(mut server) = Self::prepared(settings) else {
             skip("PostgreSQL", "apt-get install postgresql");
             return None;
         };
+        server.network = network;
         let mut initdb = server.program("initdb");
         initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
         initdb
             .args(["--username", USER, "--pgdata"])
             .arg(server.data());
         run(&mut initdb);
+        if server.network.is_some() {
+            let path = server.data().join("pg_hba.conf");
+            let mut rules = fs::read_to_string(&path).unwrap();
+            rules.push_str("host all all samenet trust\nhost replication all samenet trust\n");
+            fs::write(path, rules).unwrap();
+        }
         server.restart();
         Some(server)
     }
@@ -73,19 +92,24 @@ impl PostgresServer {
             owner,
             port: free_port(0),
             settings: settings.iter().map(ToString::to_string).collect(),
+            network: None,
             process: None,
         })
     }
 
     /// Starts the server, again if it was killed.
     pub(crate) fn restart(&mut self) {
-        let mut postgres = self.program("postgres");
+        let mut postgres = match &self.network {
+            None => self.program("postgres"),
+            Some(network) => network.program(&self.programs.join("postgres"), self.owner),
+        };
         postgres
             .arg("-D")
             .arg(self.data())
             .args(["-p", &self.port.to_string()]);
+        let listens = format!("listen_addresses={}", self.host());
         let fixed = [
-            "listen_addresses=127.0.0.1",
+            listens.as_str(),
             "unix_socket_directories=",
             "log_min_messages=fatal",
             "fsync=on",
@@ -107,13 +131,23 @@ impl PostgresServer {
         ready.args([
             "-q",
             "-h",
-            "127.0.0.1",
+            self.host(),
             "-p",
             &self.port.to_string(),
             "-d",
             "postgres",
         ]);
         ready.status().unwrap().success()
+    }
+
+    fn host(&self) -> &str {
+        let network = self.network.as_ref();
+        network.map_or("127.0.0.1", |network| &network.address)
+    }
+
+    /// Cuts it off from everybody, without a word to anybody.
+    pub(crate) fn cut_off(&self) {
+        self.network.as_ref().unwrap().cut();
     }
 
     pub(crate) fn url(&self) -> String {
@@ -129,7 +163,7 @@ impl PostgresServer {
     pub(crate) fn url_of(servers: &[&Self]) -> String {
         let hosts: Vec<String> = servers
             .iter()
-            .map(|server| format!("127.0.0.1:{}", server.port))
+            .map(|server| format!("{}:{}", server.host(), server.port))
             .collect();
         format!(
             "postgres://{USER}@{}/postgres?target_session_attrs=read-write",
@@ -142,7 +176,7 @@ impl PostgresServer {
     }
 
     fn words(&self) -> String {
-        format!("host=127.0.0.1 port={} user={USER}", self.port)
+        format!("host={} port={} user={USER}", self.host(), self.port)
     }
 
     /// What a query gives: its first row's first column, or nothing.

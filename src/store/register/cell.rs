@@ -1,8 +1,8 @@
-//! What a register's cells hold, for tests that judge by what its server has.
+//! What a cell holds, for the fault tests, which judge by what the server has.
 
+use super::Value;
 use crate::codec::{self, EntryState};
 use crate::record::Record;
-use crate::store::register::Value;
 
 /// What a cell says of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
