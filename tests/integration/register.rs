@@ -1,5 +1,6 @@
 //! Several engines on one register, through the public API.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
@@ -448,4 +449,30 @@ fn held_attempts_are_told_by_the_servers_time() {
     server.advance(LEASE);
     let held = node.held().unwrap();
     assert_eq!(held.len(), 1);
+}
+
+#[test]
+fn a_renewal_that_nobody_waits_for_any_more_does_not_take_a_released_key_again() {
+    let register = Muted::new(Duration::from_secs(30));
+    let node = Engine::builder().open_on(register.clone()).unwrap();
+    let terms = node.terms().with_lease(Duration::from_millis(1));
+    drop(node.begin_with(&key("key"), &request(), terms).unwrap());
+    let mut second = loop {
+        if let Outcome::Proceed(guard) = node.begin(&key("key"), &request()).unwrap() {
+            break guard;
+        }
+    };
+    register.mute();
+    {
+        let mut renewal = std::pin::pin!(second.renew_async());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(renewal.as_mut().poll(&mut context).is_pending());
+    }
+    while register.waiting.load(Ordering::SeqCst) == 0 {
+        thread::yield_now();
+    }
+    let released = thread::spawn(move || second.release());
+    register.go_on();
+    released.join().unwrap().unwrap();
+    assert_eq!(granted(&node, "key").attempt(), 3);
 }

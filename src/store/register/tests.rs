@@ -146,6 +146,7 @@ struct Scripted {
     /// The fate of all other swaps.
     always: Arc<Mutex<Option<Fate>>>,
     connections: Arc<AtomicUsize>,
+    goes_on: Arc<tokio::sync::Notify>,
     timeout: Duration,
 }
 
@@ -158,6 +159,8 @@ enum Fate {
     Refused,
     /// It is made after a while.
     Late,
+    /// It is made once the test says so.
+    Held,
 }
 
 impl Scripted {
@@ -169,6 +172,7 @@ impl Scripted {
             asked: Arc::default(),
             always: Arc::default(),
             connections: Arc::default(),
+            goes_on: Arc::default(),
             timeout: Duration::from_secs(1),
         }
     }
@@ -208,6 +212,10 @@ impl Register for Scripted {
             Some(Fate::AnswerLost) => {
                 self.register.swap(id, expected, new, ends_at_ms).await?;
                 Err(Refused::unknown(lost))
+            }
+            Some(Fate::Held) => {
+                self.goes_on.notified().await;
+                self.register.swap(id, expected, new, ends_at_ms).await
             }
             Some(Fate::Late) => {
                 self.clock.advance(Duration::from_millis(40));

@@ -138,6 +138,38 @@ fn nothing_is_handed_out_over_a_new_connection_before_the_first_cell_was_seen_th
 }
 
 #[test]
+fn a_grant_that_is_under_way_when_the_loss_is_found_out_is_not_handed_out() {
+    let clock = ManualClock::new();
+    let register = Scripted::new(&clock);
+    let node = Node::new(register.clone(), &clock);
+    register.play(&[Fate::Held]);
+    thread::scope(|scope| {
+        let begin = scope.spawn(|| is_held_back(&node, "new"));
+        while !register.script.lock().is_empty() {
+            thread::yield_now();
+        }
+        lose(&register.register, FIRST);
+        node.0.sweep().unwrap();
+        register.goes_on.notify_one();
+        assert!(begin.join().unwrap(), "it was handed out");
+    });
+    clock.advance(LEASE + Duration::from_millis(1));
+    assert_eq!(granted_soon(&node, "new").attempt, 1);
+}
+
+#[test]
+fn a_node_that_opens_where_there_are_cells_and_no_first_one_waits() {
+    let clock = ManualClock::new();
+    let register = Local::new(clock.clone());
+    Node::new(register.clone(), &clock).granted("running");
+    lose(&register, FIRST);
+    let later = Node::new(register, &clock);
+    assert!(is_held_back(&later, "new"));
+    clock.advance(LEASE + Duration::from_millis(1));
+    later.granted("new");
+}
+
+#[test]
 fn a_register_of_an_older_format_is_refused() {
     #[derive(serde::Serialize)]
     struct Format1 {
