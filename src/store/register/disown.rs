@@ -17,6 +17,7 @@ use crate::record::Record;
 use crate::secret::Digest;
 use crate::store::{Request, Seen};
 use crate::sync::atomic::Ordering;
+use crate::sync::running::Run;
 
 /// A grant that was asked for, until somebody has it.
 #[derive(Clone, Debug)]
@@ -54,12 +55,14 @@ impl<R: Register> Decider<R> {
         });
     }
 
-    /// Releases a key that nobody has the guard of, however long the server refuses that: until its lease is over at the latest.
-    pub(super) async fn release_unseen(self: Arc<Self>, release: Request) {
+    /// Releases a key that nobody has the guard of, however long the server refuses that: until its lease is over at the latest. A
+    /// close waits for the first try.
+    pub(super) async fn release_unseen(self: Arc<Self>, release: Request, first: Run) {
         let longest = self.first.longest_lease();
         let until = self.time.asking().plus(longest);
-        let mut pauses = pauses(longest);
+        let (mut pauses, mut first) = (pauses(longest), Some(first));
         while let Err(error) = self.carry_out(release.clone()).await {
+            drop(first.take());
             if !error.is_transient() || self.running.is_closed() || self.time.asking() >= until {
                 return;
             }

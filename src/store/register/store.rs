@@ -236,10 +236,7 @@ impl<R: Register> Store for RegisterStore<R> {
             return answer.send(Err(Error::closed()));
         };
         if answer.is_ignored() {
-            return jobs.run(async move {
-                drop(run);
-                shared.release_unseen(request).await;
-            });
+            return jobs.run(shared.release_unseen(request, run));
         }
         jobs.run(async move {
             let verdict = shared.carry_out(request).await;
