@@ -49,9 +49,10 @@
 //! 6. If the store can't answer, the caller gets an error, never `Proceed`.
 //!
 //! What can't be promised: if the process dies after the side effect and before `complete`, the next attempt
-//! runs the handler again. [`Guard::attempt`] is then greater than 1, until the lease has been over for a
-//! retention. Derive the keys of downstream calls from this key, so that they are idempotent in their turn, or check first whether the effect is there. Under
-//! [`OnAbandon::Hold`] nothing is ever run again by itself; an operator decides with [`Engine::resolve`].
+//! runs the handler again. [`Guard::attempt`] is then greater than 1, until the lease has been over
+//! for a retention. Derive the keys of downstream calls from this key, so that they are idempotent
+//! in their turn, or check first whether the effect is there. Under [`OnAbandon::Hold`] nothing is
+//! ever run again by itself; an operator decides with [`Engine::resolve`].
 //!
 //! # In async code
 //!

@@ -35,8 +35,8 @@ pub const DEFAULT_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Terms {
     /// How long the key is held without a renewal: 1 ms to [`MAX_LEASE`].
     pub lease: Duration,
-    /// How long the answer is replayed, counted from the completion, and how long an abandoned attempt is
-    /// remembered after its lease: 1 ms to [`MAX_RETENTION`].
+    /// How long the answer is replayed, counted from the completion, and how long an abandoned
+    /// attempt is remembered after its lease: 1 ms to [`MAX_RETENTION`].
     pub retention: Duration,
 }
 

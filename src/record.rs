@@ -23,7 +23,8 @@ pub(crate) struct InFlightRecord {
     /// When this attempt was granted.
     pub(crate) started_at: Timestamp,
     pub(crate) lease_until: Timestamp,
-    /// How long the answer will be kept, and how long an abandoned attempt is remembered after its lease.
+    /// How long the answer will be kept, and how long an abandoned attempt is remembered after its
+    /// lease.
     pub(crate) retention: Duration,
 }
 
@@ -62,8 +63,8 @@ impl Record {
     }
 }
 
-/// When an attempt that nobody settles is over: once its lease has been over for a retention, however long
-/// the two are, so that its retries find it after its lease.
+/// When an attempt that nobody settles is over: once its lease has been over for a retention,
+/// however long the two are, so that its retries find it after its lease.
 pub(crate) fn attempt_ends_at(lease_until: Timestamp, retention: Duration) -> Timestamp {
     lease_until.plus(retention)
 }

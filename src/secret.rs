@@ -31,7 +31,8 @@ impl Secret {
         }
     }
 
-    /// The one of all registers without a pepper: nodes agree on every key, whatever their server has lost.
+    /// The one of all registers without a pepper: nodes agree on every key, whatever their server
+    /// has lost.
     #[cfg(any(test, feature = "register"))]
     pub(crate) fn public() -> Self {
         Self::derive(b"onceward 2026 digests of registers without a pepper")
@@ -140,8 +141,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes digests with a key that is random per process: they are uniform already, but where the secret isn't one,
-/// anybody could choose keys whose digests fall into one place.
+/// Hashes digests with a key that is random per process: they are uniform already, but where the
+/// secret isn't one, anybody could choose keys whose digests fall into one place.
 pub(crate) struct DigestHasher {
     keys: [u64; 2],
     hash: u64,

@@ -6,8 +6,8 @@ use std::time::Duration;
 /// Time is whole milliseconds: less would be no pause.
 const LEAST: Duration = Duration::from_millis(2);
 
-/// Pauses that double up to a longest one, each with some jitter, so that those who failed together don't come back
-/// together.
+/// Pauses that double up to a longest one, each with some jitter, so that those who failed together
+/// don't come back together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,

@@ -26,8 +26,8 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// The time of day, which may be stepped by an operator or by NTP.
     fn wall(&self) -> SystemTime;
 
-    /// The time since some fixed moment in this process; never less than an earlier reading. It should go on while the
-    /// machine is suspended: leases elsewhere do.
+    /// The time since some fixed moment in this process; never less than an earlier reading. It
+    /// should go on while the machine is suspended: leases elsewhere do.
     fn monotonic(&self) -> Duration;
 
     /// Registers what has to be called whenever the monotonic reading moved by other means than time
@@ -53,8 +53,9 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
 
 /// The operating system's clocks.
 ///
-/// On Linux the monotonic reading goes on while the machine is suspended (`CLOCK_BOOTTIME`). Elsewhere, and
-/// while a virtual machine is paused from outside, it may stand still: a node then takes a lease to run for longer than it does.
+/// On Linux the monotonic reading goes on while the machine is suspended (`CLOCK_BOOTTIME`).
+/// Elsewhere, and while a virtual machine is paused from outside, it may stand still: a node then
+/// takes a lease to run for longer than it does.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     start: Reading,

@@ -12,13 +12,14 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 
 type Action = Box<dyn FnOnce() + Send>;
 
-/// While a machine is suspended, a sleep doesn't go on, and the time line does: so much later it is noticed.
+/// While a machine is suspended, a sleep doesn't go on, and the time line does: so much later it is
+/// noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// Runs actions on the engine's time line, in the thread `onceward-timer`.
 ///
-/// The thread sleeps until the earliest moment, or until an earlier one is added, but for no longer than
-/// [`LONGEST_SLEEP`].
+/// The thread sleeps until the earliest moment, or until an earlier one is added, but for no longer
+/// than [`LONGEST_SLEEP`].
 /// A [`ManualClock`](super::ManualClock) wakes it whenever it is moved.
 #[derive(Clone)]
 pub(crate) struct Timer {

@@ -92,8 +92,8 @@ impl Builder {
     }
 
     /// How long an answer is replayed, counted from its completion: 1 ms to 366 days; 24 hours by
-    /// default. An abandoned attempt is remembered, and counted, for as long after its lease: until then a
-    /// retry is the attempt after it, and another request conflicts.
+    /// default. An abandoned attempt is remembered, and counted, for as long after its lease: until
+    /// then a retry is the attempt after it, and another request conflicts.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.terms.retention = retention;
         self

@@ -62,24 +62,28 @@ impl Guard {
         &self.lease.key
     }
 
-    /// When the lease ends unless it is renewed, on the store's clock: for a register, its server's.
+    /// When the lease ends unless it is renewed, on the store's clock: for a register, its
+    /// server's.
     pub fn lease_until(&self) -> SystemTime {
         self.lease.store_until().to_system_time()
     }
 
-    /// What is left of the lease, zero once it is over or another attempt was found to have taken the key.
+    /// What is left of the lease, zero once it is over or another attempt was found to have taken
+    /// the key.
     ///
-    /// It is counted on this machine's clock from when the grant, or the last renewal, was asked for, so that it
-    /// ends no later than the lease in the store does.
+    /// It is counted on this machine's clock from when the grant, or the last renewal, was asked
+    /// for, so that it ends no later than the lease in the store does.
     pub fn lease_left(&self) -> Duration {
         self.lease.left()
     }
 
-    /// Ends once this guard can't rely on its lease: it is over by [`lease_left`](Guard::lease_left), or a call with the
-    /// guard was told that the key has another holder, or the engine was closed.
+    /// Ends once this guard can't rely on its lease: it is over by
+    /// [`lease_left`](Guard::lease_left), or a call with the guard was told that the key has
+    /// another holder, or the engine was closed.
     ///
-    /// A handler that must not run beside another one stops then. Over is not yet taken: until somebody takes the key,
-    /// a [renewal](Guard::renew) still works, and a future that is made after it waits for the new end.
+    /// A handler that must not run beside another one stops then. Over is not yet taken: until
+    /// somebody takes the key, a [renewal](Guard::renew) still works, and a future that is made
+    /// after it waits for the new end.
     pub fn lease_lost(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         Arc::clone(&self.lease).lost()
     }

@@ -1,4 +1,5 @@
-//! An attempt's lease, as this node knows it: when it ends on the node's own clock, and whether it is lost.
+//! An attempt's lease, as this node knows it: when it ends on the node's own clock, and whether it
+//! is lost.
 
 use std::fmt;
 use std::future::Future;
@@ -27,8 +28,9 @@ use crate::sync::first::{First, first};
 
 /// The lease of one attempt, shared by its guard and by whoever renews it or watches it.
 ///
-/// Its end is told by the engine's time line, which no other machine's clock moves: counted from when the grant or the
-/// renewal was asked for, so that it comes no later than the end in the store.
+/// Its end is told by the engine's time line, which no other machine's clock moves: counted from
+/// when the grant or the renewal was asked for, so that it comes no later than the end in the
+/// store.
 pub(crate) struct Lease {
     pub(super) core: Arc<Core>,
     pub(super) key: Key,
@@ -131,7 +133,8 @@ impl Lease {
         self.settled(verdict.await?)
     }
 
-    /// Frees the key. A renewal that was made after it would take the key again, for nobody: what is under way comes first.
+    /// Frees the key. A renewal that was made after it would take the key again, for nobody: what
+    /// is under way comes first.
     pub(super) async fn release(&self) -> Result<()> {
         loop {
             let asked = self.left_behind.lock().pop();

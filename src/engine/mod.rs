@@ -133,8 +133,9 @@ impl Engine {
     /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) if the queue stayed full,
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the key's record is damaged,
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable)
-    /// or [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the store can't answer. A grant that took so long that less
-    /// than half of its lease is left is renewed once; if that doesn't help it is released, and the begin is `Unavailable`.
+    /// or [`ErrorKind::Closed`](crate::ErrorKind::Closed) if the store can't answer. A grant that
+    /// took so long that less than half of its lease is left is renewed once; if that doesn't help
+    /// it is released, and the begin is `Unavailable`.
     pub fn begin(&self, key: &Key, fingerprint: &Fingerprint) -> Result<Outcome> {
         let terms = self.core.limits.terms;
         block_on(self.core.begin(key, fingerprint, terms, Reads::Here))

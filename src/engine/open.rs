@@ -35,9 +35,9 @@ impl Builder {
     ///
     /// The message begins with the path. [`ErrorKind::InvalidConfig`] if a setting is out of its range, or
     /// the pepper not the one that the folder was made with; [`ErrorKind::NotAStore`] if the path isn't a
-    /// folder of an engine's, which is then left as it is, or its parent doesn't exist, or, on Unix,
-    /// others than its owner may write to it; [`ErrorKind::Unavailable`] if the folder was moved
-    /// while it was opened;
+    /// folder of an engine's, which is then left as it is, or its parent doesn't exist, or, on
+    /// Unix, others than its owner may write to it; [`ErrorKind::Unavailable`] if the folder was
+    /// moved while it was opened;
     /// [`ErrorKind::Locked`] if another engine, in this process or another, has it open;
     /// [`ErrorKind::UnsupportedFormat`] if a newer version of the crate wrote it; [`ErrorKind::Corrupt`] if
     /// something in it is damaged or missing; [`ErrorKind::Io`] if the system refuses.

@@ -234,7 +234,8 @@ impl Core {
         self.submit(key, digest, command, Seen::default()).await
     }
 
-    /// Whether an operator has to decide about the attempt, by this node's reckoning of the store's time.
+    /// Whether an operator has to decide about the attempt, by this node's reckoning of the store's
+    /// time.
     fn is_held(&self, attempt: &InFlightRecord) -> bool {
         let ended = self.store.local(attempt.lease_until) <= self.timeline.now();
         self.on_abandon == OnAbandon::Hold && ended

@@ -61,7 +61,9 @@ pub struct Stats {
     pub failed_seals: u64,
     /// How often the store went on in a new segment after an error of the disk.
     pub resumptions: u64,
-    /// How often a register's first cell was found gone, or made anew: the server was emptied, or came back without its data. Nothing is granted then until the longest lease in use has passed.
+    /// How often a register's first cell was found gone, or made anew: the server was emptied, or
+    /// came back without its data. Nothing is granted then until the longest lease in use has
+    /// passed.
     pub register_losses: u64,
     /// By how much the wall clock at open was ahead of the newest record, if by more than an hour. The
     /// time that has passed and a clock that was set wrong look alike; if the engine wasn't down for

@@ -38,17 +38,19 @@ impl Attempt {
         self.token
     }
 
-    /// What is left of the attempt's lease, by this machine's clock, as far as it was renewed: zero once it is over or
-    /// another attempt was found to have taken the key. The layer renews it while the handler runs.
+    /// What is left of the attempt's lease, by this machine's clock, as far as it was renewed: zero
+    /// once it is over or another attempt was found to have taken the key. The layer renews it
+    /// while the handler runs.
     pub fn lease_left(&self) -> Duration {
         self.lease.left()
     }
 
-    /// Ends once the attempt can't rely on its lease: it is over because the store couldn't be reached for too long, say,
-    /// another attempt has the key, or the engine was closed.
+    /// Ends once the attempt can't rely on its lease: it is over because the store couldn't be
+    /// reached for too long, say, another attempt has the key, or the engine was closed.
     ///
-    /// Whoever must not run beside another attempt waits for this beside the work, and stops. Over is not yet
-    /// taken: the layer goes on trying to renew, and a future that is made after it did waits for the new end.
+    /// Whoever must not run beside another attempt waits for this beside the work, and stops. Over
+    /// is not yet taken: the layer goes on trying to renew, and a future that is made after it did
+    /// waits for the new end.
     pub fn lease_lost(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         Arc::clone(&self.lease).lost()
     }
@@ -83,11 +85,12 @@ pub enum Fate {
     NotRetained,
     /// The profile doesn't keep it: the key is free, and a retry runs the handler again.
     Released,
-    /// The store couldn't take it for a reason that may pass: the layer goes on trying in the background, and keeps
-    /// the lease running for up to [`renew_for`](super::Options::renew_for). Retries find the key in flight meanwhile.
+    /// The store couldn't take it for a reason that may pass: the layer goes on trying in the
+    /// background, and keeps the lease running for up to [`renew_for`](super::Options::renew_for).
+    /// Retries find the key in flight meanwhile.
     Pending,
-    /// It could be neither kept nor released, because the store failed for good or the answer broke off. The key
-    /// stays taken until its lease ends.
+    /// It could be neither kept nor released, because the store failed for good or the answer broke
+    /// off. The key stays taken until its lease ends.
     Abandoned,
     /// The lease was over, and another attempt had taken the key by then, or the key was forgotten.
     TakenOver,

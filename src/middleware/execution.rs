@@ -70,8 +70,8 @@ impl Execution {
         Attempt::of(&self.guard)
     }
 
-    /// Runs the handler, keeps or releases what it answered, and gives the answer for the client. The lease is kept
-    /// running all the while.
+    /// Runs the handler, keeps or releases what it answered, and gives the answer for the client.
+    /// The lease is kept running all the while.
     ///
     /// If the handler fails with an error of its own, panics, or the future is dropped, the key is abandoned.
     pub(super) async fn run<B: Body, E>(

@@ -15,8 +15,8 @@ const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs `work` to its end, and renews the lease whenever half of it is over, until `renew_until`.
 ///
-/// A renewal that fails for a passing reason is tried again, after the lease's end too: it works for as long as nobody has
-/// taken over.
+/// A renewal that fails for a passing reason is tried again, after the lease's end too: it works
+/// for as long as nobody has taken over.
 pub(super) async fn under_lease<W: Future>(
     lease: &Lease,
     renew_until: Timestamp,

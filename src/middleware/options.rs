@@ -112,8 +112,9 @@ impl Options {
     /// How long after its grant the lease of a running handler goes on being renewed: 15 minutes unless it
     /// is set; zero renews nothing. A handler that runs longer than this and the lease may be run a second
     /// time beside the first. So may one that blocks its thread for longer than the lease: renewals run beside
-    /// it, between its awaits. A renewal that fails for a passing reason is tried again, after a twentieth of the lease at
-    /// first and a quarter at most, and an answer that couldn't be kept at once is kept in the background as long.
+    /// it, between its awaits. A renewal that fails for a passing reason is tried again, after a
+    /// twentieth of the lease at first and a quarter at most, and an answer that couldn't be kept
+    /// at once is kept in the background as long.
     pub fn renew_for(mut self, limit: Duration) -> Self {
         self.renew_for = limit;
         self
@@ -140,8 +141,9 @@ impl Options {
         self
     }
 
-    /// How many bytes of replies may wait in memory to be kept in the background, because the store couldn't take them
-    /// at once: 64 MiB unless it is set. Of a reply beyond that a note is kept: a retry learns that the request was carried out.
+    /// How many bytes of replies may wait in memory to be kept in the background, because the store
+    /// couldn't take them at once: 64 MiB unless it is set. Of a reply beyond that a note is kept:
+    /// a retry learns that the request was carried out.
     pub fn max_pending_bytes(mut self, bytes: usize) -> Self {
         self.max_pending_bytes = bytes;
         self

@@ -1,5 +1,5 @@
-//! What becomes of a key once its handler has answered: tried once while the client waits, and then for as long as it can
-//! still be done.
+//! What becomes of a key once its handler has answered: tried once while the client waits, and then
+//! for as long as it can still be done.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -39,8 +39,8 @@ struct Failed {
     kind: ErrorKind,
 }
 
-/// Settles the key as far as the store lets it. What is too large is replaced by its note, and that by one
-/// without headers.
+/// Settles the key as far as the store lets it. What is too large is replaced by its note, and that
+/// by one without headers.
 pub(super) async fn tried(
     guard: Guard,
     settlement: Settlement,
@@ -62,8 +62,8 @@ pub(super) async fn tried(
             (kind, settlement) if !is_final(kind) => {
                 return Err(Unsettled { guard, settlement });
             }
-            // The client still gets the handler's answer: it is true, and a refusal would invite a retry. So it does if the
-            // key was taken over, unless another answer stands by now.
+            // The client still gets the handler's answer: it is true, and a refusal would invite a
+            // retry. So it does if the key was taken over, unless another answer stands by now.
             (ErrorKind::LeaseLost, _) if !is_release => return Ok(Fate::TakenOver),
             _ => return Ok(Fate::Abandoned),
         };
@@ -151,7 +151,8 @@ pub(super) struct Later {
 }
 
 impl Later {
-    /// Keeps the reply in memory until then, or a note in its place if too many bytes are kept so already.
+    /// Keeps the reply in memory until then, or a note in its place if too many bytes are kept so
+    /// already.
     pub(super) fn new(
         shared: &Shared,
         unsettled: Unsettled,
@@ -177,8 +178,8 @@ impl Later {
         }
     }
 
-    /// Tries until it is settled, or somebody else has settled it, or that can't be any more. Renews the lease meanwhile for
-    /// as long as that is allowed. The slot is held until then.
+    /// Tries until it is settled, or somebody else has settled it, or that can't be any more.
+    /// Renews the lease meanwhile for as long as that is allowed. The slot is held until then.
     pub(super) fn settle(self, slot: Slot) -> impl Future<Output = ()> + Send {
         let lease = Arc::clone(self.unsettled.guard.lease());
         async move {
@@ -209,7 +210,8 @@ impl Later {
     }
 }
 
-/// Counts what is settled in the background, and how that ends: abandoned, if the runtime ends before.
+/// Counts what is settled in the background, and how that ends: abandoned, if the runtime ends
+/// before.
 struct Counted<'a> {
     lease: &'a Lease,
     ended_as: Fate,

@@ -1,6 +1,7 @@
 //! The model within its bounds, and with each defect that it has to catch.
 //!
-//! About 3 million states in `cargo test`, many more with `ONCEWARD_FULL=1`, which wants `--release`.
+//! About 3 million states in `cargo test`, many more with `ONCEWARD_FULL=1`, which wants
+//! `--release`.
 
 use std::time::Instant;
 

@@ -71,7 +71,8 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
         at
     }
 
-    /// The end of a lease on the engine's time line, of a grant or renewal that was asked for at `sent`.
+    /// The end of a lease on the engine's time line, of a grant or renewal that was asked for at
+    /// `sent`.
     fn lease_end(&self, sent: Timestamp, lease: Duration, until: Timestamp) -> Timestamp {
         let _ = (sent, lease);
         until
@@ -301,8 +302,9 @@ pub(crate) fn failed(reason: &str) -> Error {
     )
 }
 
-/// Why a store answered nothing: it is closed, or its thread is ending by a panic that may not be noted yet. What was
-/// asked may have been in that thread's hands, and may be found made once the engine is opened again.
+/// Why a store answered nothing: it is closed, or its thread is ending by a panic that may not be
+/// noted yet. What was asked may have been in that thread's hands, and may be found made once the
+/// engine is opened again.
 pub(crate) fn gone(store: &dyn Store) -> Error {
     let reason = store.condition().err();
     // An interruption that was noted before the panic isn't why nobody answers.

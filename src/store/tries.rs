@@ -17,7 +17,8 @@ pub(crate) struct Tries {
 }
 
 impl Tries {
-    /// For a register's call with that timeout: a little less than the engine waits, so that it is told why.
+    /// For a register's call with that timeout: a little less than the engine waits, so that it is
+    /// told why.
     pub(crate) fn within(timeout: Duration) -> Self {
         Self::until(Instant::now() + timeout / 10 * 9)
     }

@@ -166,7 +166,8 @@ fn panic_under_load(step: &str, nth: usize) -> Option<Duration> {
     let mut slowest = told.iter().map(|told| told.slowest).max().unwrap();
     assert!(slowest < HANGS_AFTER, "{case}: a call took {slowest:?}");
     if has_panicked && OF_THE_WRITER.contains(&step) {
-        // Everybody is told, and nothing is granted. Who waited was told of the interruption before, if there was one.
+        // Everybody is told, and nothing is granted. Who waited was told of the interruption
+        // before, if there was one.
         let told_waiter = waiter.join().unwrap();
         let was_interrupted = needs_failures && told_waiter == Some(ErrorKind::Unavailable);
         assert!(

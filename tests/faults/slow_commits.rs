@@ -1,4 +1,5 @@
-//! Commits that take longer than a lease: a grant that comes with none of its lease left is no grant.
+//! Commits that take longer than a lease: a grant that comes with none of its lease left is no
+//! grant.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -11,7 +12,8 @@ use crate::expected::key;
 use crate::io_faults::Failing;
 use crate::user::LEASE;
 
-/// How long each sync takes that is held: longer than the lease, and not so long that the segment rolls.
+/// How long each sync takes that is held: longer than the lease, and not so long that the segment
+/// rolls.
 const TOO_LONG: Duration = Duration::from_secs(130);
 
 type Beginning = JoinHandle<onceward::Result<Outcome>>;

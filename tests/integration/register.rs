@@ -429,7 +429,8 @@ fn a_guard_has_no_more_of_its_lease_left_than_it_has_on_the_server_whatever_that
     }
     assert_eq!(guard.lease_left(), Duration::ZERO);
     assert_eq!(granted(&node, "ahead").attempt(), 2);
-    // The server is behind what the node carries on: the lease is whole all the same, and not longer.
+    // The server is behind what the node carries on: the lease is whole all the same, and not
+    // longer.
     own.advance(step);
     let guard = granted(&node, "behind");
     assert_eq!(guard.lease_left(), LEASE);

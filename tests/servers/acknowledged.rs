@@ -88,8 +88,8 @@ fn what_redis_acknowledges_after_its_replica_was_cut_off_is_there_when_that_one_
     assert_eq!(replayed(&other, "key").body(), "body");
 }
 
-/// A completion, a begin and a renewal wait for the standby; the primary starts again, so that they are visible, and every commit goes
-/// on hanging.
+/// A completion, a begin and a renewal wait for the standby; the primary starts again, so that they
+/// are visible, and every commit goes on hanging.
 #[test]
 fn what_a_primary_that_starts_again_shows_is_not_acknowledged_while_its_standby_is_away() {
     let settings = ["synchronous_standby_names=standby"];

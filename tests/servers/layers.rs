@@ -113,7 +113,8 @@ async fn pays(layer: IdempotencyLayer, handlers: Arc<Handlers>, key: String) -> 
     Seen { first, is_kept }
 }
 
-/// Lets all handlers end while the server fails, and holds what has become of them against what is promised.
+/// Lets all handlers end while the server fails, and holds what has become of them against what is
+/// promised.
 fn lives_through(
     url: &str,
     keys: usize,

@@ -1,4 +1,5 @@
-//! When what a segment holds is over: its answers, and its attempts, of which most are settled elsewhere by then.
+//! When what a segment holds is over: its answers, and its attempts, of which most are settled
+//! elsewhere by then.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,7 +7,8 @@ use std::time::Duration;
 use super::index::{Slot, SlotKind};
 use crate::clock::Timestamp;
 
-/// A segment whose last record is over so soon after its retention, as a fraction of that, waits for it.
+/// A segment whose last record is over so soon after its retention, as a fraction of that, waits
+/// for it.
 const WAITS_PER_RETENTION: u32 = 24;
 
 /// The ends of a journal's entries. Written by one thread and read by all.
@@ -57,9 +59,9 @@ impl Ends {
     }
 }
 
-/// When a segment goes at the latest. An attempt is remembered for its lease and a retention, so the last
-/// ones in a segment end a little later than a retention after it was rolled: to wait for these costs less than
-/// to read the whole segment for what has to be carried forward.
+/// When a segment goes at the latest. An attempt is remembered for its lease and a retention, so
+/// the last ones in a segment end a little later than a retention after it was rolled: to wait for
+/// these costs less than to read the whole segment for what has to be carried forward.
 pub(super) fn latest_due(
     rolled_at: Timestamp,
     ends_at: Timestamp,

@@ -287,7 +287,8 @@ impl Sealed {
         self.header.keys
     }
 
-    /// When the last of its records is over. What isn't one of the listed attempts counts as an answer.
+    /// When the last of its records is over. What isn't one of the listed attempts counts as an
+    /// answer.
     pub(super) fn ends(&self) -> Ends {
         let header = &self.header;
         Ends::new(

@@ -45,8 +45,8 @@ pub(super) fn may_be_needed(lease_until: Timestamp, now: Timestamp, on_abandon: 
     is_recent || on_abandon == OnAbandon::Hold
 }
 
-/// When the last of a segment's records is over, unless it is held: no later than with its last answer, if its
-/// attempts were all settled since, in newer segments, say.
+/// When the last of a segment's records is over, unless it is held: no later than with its last
+/// answer, if its attempts were all settled since, in newer segments, say.
 fn ends_at(set: &SegmentSet, segment: &Segment, now: Timestamp) -> Timestamp {
     let ends = segment.ends();
     let (answers_end, ends_at) = (ends.answers(), ends.last());
@@ -120,8 +120,9 @@ impl Shared {
         }
     }
 
-    /// Whether a segment, the oldest one, has been rolled for about a retention, or everything in it is over
-    /// before that. Attempts that are held are never over, and are carried once in a retention.
+    /// Whether a segment, the oldest one, has been rolled for about a retention, or everything in
+    /// it is over before that. Attempts that are held are never over, and are carried once in a
+    /// retention.
     fn is_due(&self, set: &SegmentSet, segment: &Segment, now: Timestamp) -> bool {
         segment.rolled().is_some_and(|rolled| {
             let rolled_at = Timestamp(rolled.rolled_at_ms);

@@ -72,8 +72,9 @@ pub(super) struct Deaf {
 }
 
 impl deadpool_postgres::Connect for Deaf {
-    /// Whoever gives up leaves the dialling to a task, which holds the place until the server has said something: else a server
-    /// that hangs would have one more connection of each call to see to.
+    /// Whoever gives up leaves the dialling to a task, which holds the place until the server has
+    /// said something: else a server that hangs would have one more connection of each call to see
+    /// to.
     fn connect(&self, config: &Config) -> Boxed<'_, Result<(Client, JoinHandle<()>), Error>> {
         let (dial, made) = (Arc::clone(&self.dial), Arc::clone(&self.made));
         let (places, config) = (Arc::clone(&self.places), config.clone());
@@ -83,7 +84,8 @@ impl deadpool_postgres::Connect for Deaf {
             let dialling = tokio::spawn(async move {
                 let dialled = dial.dial(config, Box::new(|_| ()), Some(place)).await;
                 if dialled.is_ok() {
-                    // Before anything is asked on it: whoever has an answer of a new connection's finds it counted.
+                    // Before anything is asked on it: whoever has an answer of a new connection's
+                    // finds it counted.
                     made.fetch_add(1, Ordering::SeqCst);
                 }
                 dialled

@@ -76,7 +76,8 @@ impl Failure {
     }
 }
 
-/// Whether what a connection was wanted for may be tried a little later. Nothing has changed: nothing was asked yet.
+/// Whether what a connection was wanted for may be tried a little later. Nothing has changed:
+/// nothing was asked yet.
 pub(super) fn may_be_had_later(refused: &Refused) -> bool {
     let cause = refused.cause();
     if let Some(error) = cause.downcast_ref() {

@@ -12,9 +12,10 @@ use tokio_postgres::{Row, Statement as Prepared};
 use super::link::{Parameters, Statement};
 use super::pool::Connection;
 
-/// A connection. Its place in the pool stays taken until the server has answered all that it was asked, or the connection has
-/// ended: closed earlier, it would leave behind a server's process that goes on with the statement. Nor is the statement cancelled: a
-/// commit that waits for a standby would be made without it, and would tell so to nobody.
+/// A connection. Its place in the pool stays taken until the server has answered all that it was
+/// asked, or the connection has ended: closed earlier, it would leave behind a server's process
+/// that goes on with the statement. Nor is the statement cancelled: a commit that waits for a
+/// standby would be made without it, and would tell so to nobody.
 pub(super) struct Lent {
     pooled: Option<Pooled>,
     pub(super) lent_at: Instant,
@@ -142,7 +143,8 @@ impl Drop for Lent {
 struct Unanswered(Option<Pooled>);
 
 impl Unanswered {
-    /// Waits for the answer. This one's comes after it, and is an error if a transaction was left open that has failed.
+    /// Waits for the answer. This one's comes after it, and is an error if a transaction was left
+    /// open that has failed.
     async fn give_back(mut self) {
         if let Some(pooled) = &self.0
             && pooled.simple_query("SELECT 1").await.is_ok()

@@ -219,8 +219,8 @@ impl Link {
         }
     }
 
-    /// Gives a connection back after that failure, or lets go of it and all idle ones of the same sort: those that were made before
-    /// it was asked.
+    /// Gives a connection back after that failure, or lets go of it and all idle ones of the same
+    /// sort: those that were made before it was asked.
     fn settle(&self, lent: Lent, failure: Failure) {
         if failure.spares_connection() {
             return lent.give_back();
@@ -230,7 +230,8 @@ impl Link {
         self.pool.retain(|_, metrics| metrics.created > lent_at);
     }
 
-    /// A connection, as soon as there is one: others may have all of the server's for a while, or it starts.
+    /// A connection, as soon as there is one: others may have all of the server's for a while, or
+    /// it starts.
     async fn lend(&self, sql: &Sql, tries: &mut Tries) -> Result<Lent, Refused> {
         loop {
             let refused = match self.lend_once(sql, tries).await {

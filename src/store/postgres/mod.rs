@@ -41,21 +41,27 @@
 //!
 //! # Errors
 //!
-//! What passes is tried again within the [timeout](PostgresBuilder::timeout), after pauses that differ by chance: a server that can't be reached,
-//! starts (`57P03`), only reads, or whose connections others have (`53300`), serialization failures (`40001`), deadlocks (`40P01`), a full memory or
-//! disk. What is left, or any other error of the server, fails the call with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable), and nothing has changed. Where a
-//! connection breaks under a statement, the same statement is asked for again, which can't act twice; where that doesn't help within the timeout,
-//! the error says that the outcome is unknown.
+//! What passes is tried again within the [timeout](PostgresBuilder::timeout), after pauses that
+//! differ by chance: a server that can't be reached, starts (`57P03`), only reads, or whose
+//! connections others have (`53300`), serialization failures (`40001`), deadlocks (`40P01`), a full
+//! memory or disk. What is left, or any other error of the server, fails the call with
+//! [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable), and nothing has changed. Where a
+//! connection breaks under a statement, the same statement is asked for again, which can't act
+//! twice; where that doesn't help within the timeout, the error says that the outcome is unknown.
 //!
 //! # Connections that hang
 //!
-//! A call that is given up gives up nothing at the server: the statement is neither cancelled (a commit that waits for a standby would then be made
-//! without it), nor is its connection closed and another one made beside it. Its place is free when the server has answered, or the connection has ended. Four
-//! connections at most make changes, and up to half of them wait for locked rows; while all of these hang, the rest go on reading, and replays go on.
+//! A call that is given up gives up nothing at the server: the statement is neither cancelled (a
+//! commit that waits for a standby would then be made without it), nor is its connection closed and
+//! another one made beside it. Its place is free when the server has answered, or the connection
+//! has ended. Four connections at most make changes, and up to half of them wait for locked rows;
+//! while all of these hang, the rest go on reading, and replays go on.
 //!
-//! A server that is cut off without a word is noticed within `tcp_user_timeout` (three fifths of the timeout) and by keepalives that come up to it (in whole seconds);
-//! where the URL has several hosts, the next one is asked after `connect_timeout` (a sixth of that, divided by the number of others). Each can be set in the URL: a pooler or
-//! proxy in between has to do the same on its own side, since its connections stay.
+//! A server that is cut off without a word is noticed within `tcp_user_timeout` (three fifths of
+//! the timeout) and by keepalives that come up to it (in whole seconds); where the URL has several
+//! hosts, the next one is asked after `connect_timeout` (a sixth of that, divided by the number of
+//! others). Each can be set in the URL: a pooler or proxy in between has to do the same on its own
+//! side, since its connections stay.
 
 mod builder;
 mod dial;

@@ -46,7 +46,8 @@ impl Patience {
         self.rows.lock().contains_key(&id)
     }
 
-    /// Makes a change in its turn, which is over when the server has answered, whether or not somebody still waits for that.
+    /// Makes a change in its turn, which is over when the server has answered, whether or not
+    /// somebody still waits for that.
     pub(super) async fn in_turn<T: Send + 'static>(
         self: &Arc<Self>,
         id: RecordId,

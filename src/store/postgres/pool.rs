@@ -33,8 +33,8 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// What the database's URL doesn't say of the time that a server may be silent. One that is cut off is given up, and the next
-    /// of several asked, within the time of a call that is under way.
+    /// What the database's URL doesn't say of the time that a server may be silent. One that is cut
+    /// off is given up, and the next of several asked, within the time of a call that is under way.
     pub(super) fn notice_silence(&mut self) {
         let Self {
             config, timeout, ..
@@ -50,7 +50,8 @@ impl Settings {
                 Ok(hosts) => silence.min(*timeout) / 6 / (hosts - 1),
             });
         }
-        // That alone doesn't end a connection on which nothing but an answer is due. The system counts these in whole seconds.
+        // That alone doesn't end a connection on which nothing but an answer is due. The system
+        // counts these in whole seconds.
         let silence = silence.as_secs();
         let idle = (silence / 2).max(1);
         if config.get_keepalives_idle() == Config::new().get_keepalives_idle() {
@@ -108,8 +109,9 @@ pub(super) fn pool(settings: &Settings, made: &Arc<AtomicU64>) -> Result<Pool> {
     })
 }
 
-/// What holds on every connection: a commit is on the disk, no statement fails for what others read, nothing waits for longer than
-/// whoever asked, and a transaction whose end never arrives holds its rows no longer.
+/// What holds on every connection: a commit is on the disk, no statement fails for what others
+/// read, nothing waits for longer than whoever asked, and a transaction whose end never arrives
+/// holds its rows no longer.
 fn session(timeout: Duration) -> String {
     let (timeout_ms, lock_wait) = (timeout.as_millis(), SHORT_LOCK_WAIT.min(timeout / 4));
     // Set even where it is on already: the server's own setting may change under an open connection.

@@ -149,7 +149,8 @@ impl Postgres {
         }
     }
 
-    /// Sweeps by the server's time, or an earlier one. One at a time: each that hangs would take a further connection.
+    /// Sweeps by the server's time, or an earlier one. One at a time: each that hangs would take a
+    /// further connection.
     pub(super) async fn sweep_by(&self, now_ms: Option<i64>) -> Result<u64, Refused> {
         let turn = Arc::clone(&self.shared.sweeping).lock_owned().await;
         let shared = Arc::clone(&self.shared);

@@ -3,8 +3,9 @@
 //! A few tasks make what is in the queue, as much of it at a time as goes together. They don't wait for a row that somebody else
 //! has locked: such a change goes back to its caller, who makes it alone and with more patience, and the others into the queue.
 //!
-//! A task waits for the server's answer however long that takes, whether or not the callers still do: so no more connections than
-//! there are tasks are taken by what hangs, and the others read. A change that was in the queue until its caller gave up was never sent.
+//! A task waits for the server's answer however long that takes, whether or not the callers still
+//! do: so no more connections than there are tasks are taken by what hangs, and the others read. A
+//! change that was in the queue until its caller gave up was never sent.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -66,7 +67,8 @@ enum Told {
     /// What the change's statement gave.
     Rows(Vec<Row>),
     Failed(Refused),
-    /// Nothing was changed; alone, and with patience, it may be: somebody has locked the row, perhaps.
+    /// Nothing was changed; alone, and with patience, it may be: somebody has locked the row,
+    /// perhaps.
     Alone,
 }
 
@@ -98,7 +100,8 @@ impl Change {
 }
 
 impl Shared {
-    /// Makes a change, with those of others if there are any; gives what its statement gave. Nobody waits longer than until then.
+    /// Makes a change, with those of others if there are any; gives what its statement gave. Nobody
+    /// waits longer than until then.
     pub(super) async fn make(
         self: &Arc<Self>,
         change: Change,
@@ -298,7 +301,8 @@ impl Queue {
         }
     }
 
-    /// For one who gives up: what was told at the last moment, or whether the change may have been made.
+    /// For one who gives up: what was told at the last moment, or whether the change may have been
+    /// made.
     fn leave(&self, change: &Change, mut told: oneshot::Receiver<Told>) -> Result<Told, Refused> {
         // Meanwhile no task takes it.
         let _state = self.0.lock();

@@ -65,10 +65,12 @@
 //!
 //! # Errors
 //!
-//! What a server refuses for a while (it loads, a failover is under way, a slot is being moved, too few replicas are there) is asked again within the
-//! [timeout](RedisBuilder::timeout), after pauses that differ by chance. So is a change of a key that is held while the server's memory is full: a
-//! completion lives through a second of that. A new key is then refused at once, as is whatever else a server refuses (no permission, say). When a
-//! connection breaks, or an answer doesn't come, a swap may have been made: it is asked for again, and can't be made twice.
+//! What a server refuses for a while (it loads, a failover is under way, a slot is being moved, too
+//! few replicas are there) is asked again within the [timeout](RedisBuilder::timeout), after pauses
+//! that differ by chance. So is a change of a key that is held while the server's memory is full: a
+//! completion lives through a second of that. A new key is then refused at once, as is whatever
+//! else a server refuses (no permission, say). When a connection breaks, or an answer doesn't come,
+//! a swap may have been made: it is asked for again, and can't be made twice.
 //!
 //! # Walking through all keys
 //!

@@ -129,7 +129,8 @@ impl Node {
             }
         };
         lane.count += 1;
-        // Before anything is sent on it: whoever has an answer of a new connection's finds it counted.
+        // Before anything is sent on it: whoever has an answer of a new connection's finds it
+        // counted.
         self.made.fetch_add(1, Ordering::SeqCst);
         lane.open = Some(open.clone());
         Ok((open, lane.count))

@@ -67,8 +67,8 @@ impl<R: Register> Decider<R> {
 
     /// Makes a change, unless something else is there than what is expected.
     ///
-    /// What is found made after an answer got lost is written over itself: that it is there doesn't say that it is as durable as a
-    /// change that was acknowledged.
+    /// What is found made after an answer got lost is written over itself: that it is there doesn't
+    /// say that it is as durable as a change that was acknowledged.
     pub(super) async fn swap(
         &self,
         digest: Digest,

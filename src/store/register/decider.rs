@@ -105,7 +105,8 @@ impl<R: Register> Decider<R> {
         result
     }
 
-    /// What is done with a guard is tried again until the time is up: an answer must not be lost to what passes.
+    /// What is done with a guard is tried again until the time is up: an answer must not be lost to
+    /// what passes.
     async fn persistently(&self, asked: &Asked<'_>) -> Result<Verdict> {
         let mut backoff = None;
         loop {

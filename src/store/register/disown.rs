@@ -55,8 +55,8 @@ impl<R: Register> Decider<R> {
         });
     }
 
-    /// Releases a key that nobody has the guard of, however long the server refuses that: until its lease is over at the latest. A
-    /// close waits for the first try.
+    /// Releases a key that nobody has the guard of, however long the server refuses that: until its
+    /// lease is over at the latest. A close waits for the first try.
     pub(super) async fn release_unseen(self: Arc<Self>, release: Request, first: Run) {
         let longest = self.first.longest_lease();
         let until = self.time.asking().plus(longest);
@@ -70,8 +70,8 @@ impl<R: Register> Decider<R> {
         }
     }
 
-    /// Goes on asking until it is known whether the grant was made, and releases it then, so that its key isn't taken for a lease
-    /// with nobody who has the guard.
+    /// Goes on asking until it is known whether the grant was made, and releases it then, so that
+    /// its key isn't taken for a lease with nobody who has the guard.
     fn disown(self: Arc<Self>, unowned: Unowned) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let mut backoff = pauses(unowned.lease);
@@ -85,7 +85,8 @@ impl<R: Register> Decider<R> {
         })
     }
 
-    /// `None` if nobody says. The change is asked for once more: were it not made yet, it might still be later.
+    /// `None` if nobody says. The change is asked for once more: were it not made yet, it might
+    /// still be later.
     async fn is_made(&self, unowned: &Unowned) -> Option<bool> {
         let swap = async {
             let (id, value) = (RecordId(unowned.digest), unowned.new.value.clone());

@@ -1,8 +1,9 @@
-//! The one cell that isn't a key's: what all nodes have in common, and by which they notice that the server has forgotten.
+//! The one cell that isn't a key's: what all nodes have in common, and by which they notice that
+//! the server has forgotten.
 //!
-//! A server that was emptied, or that came back without its data, knows nothing of attempts that are
-//! running. Whoever finds this cell gone or made anew therefore grants nothing until the longest lease in use has
-//! passed, and has all others do the same: the cell says until when.
+//! A server that was emptied, or that came back without its data, knows nothing of attempts that
+//! are running. Whoever finds this cell gone or made anew therefore grants nothing until the
+//! longest lease in use has passed, and has all others do the same: the cell says until when.
 
 use serde::{Deserialize, Serialize};
 
@@ -217,7 +218,8 @@ pub(super) enum Looked {
 }
 
 impl FirstCell {
-    /// Compares what was found with what is known; `now` is the server's time, and `version` is one to write with.
+    /// Compares what was found with what is known; `now` is the server's time, and `version` is one
+    /// to write with.
     pub(super) fn compare(
         &self,
         found: Option<&Value>,
@@ -325,7 +327,8 @@ impl Content {
         })
     }
 
-    /// What keys are hashed with: nothing in the cell makes a difference to that, lest a loss of it does.
+    /// What keys are hashed with: nothing in the cell makes a difference to that, lest a loss of it
+    /// does.
     fn secret(&self, secret: Secret) -> Secret {
         if mutant::is_on(Mutant::FirstCellMakesSecret) && !self.has_pepper {
             return Secret::derive(&self.generation.to_le_bytes());

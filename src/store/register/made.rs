@@ -17,8 +17,8 @@ use crate::secret::Digest;
 use crate::store::Observed;
 
 impl Asked<'_> {
-    /// A completion that is there already: whoever made it may have been told that its outcome is unknown, because it isn't
-    /// replicated, say.
+    /// A completion that is there already: whoever made it may have been told that its outcome is
+    /// unknown, because it isn't replicated, say.
     pub(super) fn found_made<'v>(&self, verdict: &Verdict, view: &'v View) -> Option<&'v Value> {
         let is_completion = matches!(self.command, Command::Complete { .. });
         let is_made = is_completion && *verdict == Verdict::Done;
@@ -27,8 +27,8 @@ impl Asked<'_> {
 }
 
 impl<R: Register> Decider<R> {
-    /// Notes what was changed, and tells who has to know. Gives what is there instead, if it had to be written once more and isn't there
-    /// any more.
+    /// Notes what was changed, and tells who has to know. Gives what is there instead, if it had to
+    /// be written once more and isn't there any more.
     pub(super) async fn took(
         &self,
         asked: &Asked<'_>,
@@ -64,8 +64,8 @@ impl<R: Register> Decider<R> {
         }
     }
 
-    /// Writes over itself what is found made: that it is there doesn't say that it is as durable as what is acknowledged.
-    /// Gives what is there instead, if something is.
+    /// Writes over itself what is found made: that it is there doesn't say that it is as durable as
+    /// what is acknowledged. Gives what is there instead, if something is.
     pub(super) async fn written_over_itself(
         &self,
         digest: Digest,

@@ -181,8 +181,9 @@ pub trait Register: Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// How often a connection was made, as a number that only rises: before anything is granted over a new one, the engine looks
-    /// whether the server still has what it had. Always 0 by default: then that is found out within ten seconds.
+    /// How often a connection was made, as a number that only rises: before anything is granted
+    /// over a new one, the engine looks whether the server still has what it had. Always 0 by
+    /// default: then that is found out within ten seconds.
     ///
     /// Count a connection before anything is asked over it.
     fn connections(&self) -> u64 {

@@ -45,7 +45,8 @@ impl ServerTime {
         let took = now.0.saturating_sub(asked.0);
         let (mut most, mut least) = (ahead_of(asked), ahead_of(now));
         if took > SLOW_MS {
-            // It tells little, and too much if a suspend fell into it: what was known and may be true is kept.
+            // It tells little, and too much if a suspend fell into it: what was known and may be
+            // true is kept.
             let known = self.ahead_ms.load(Ordering::Relaxed);
             let known_least = self.ahead_ms_least.load(Ordering::Relaxed);
             if known_least <= most && least <= known {

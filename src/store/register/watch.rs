@@ -1,4 +1,5 @@
-//! Watching the first cell: with each sweep, at least every ten seconds, and before the first grant over a new connection.
+//! Watching the first cell: with each sweep, at least every ten seconds, and before the first grant
+//! over a new connection.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -49,8 +50,8 @@ impl<R: Register> Decider<R> {
         Box::pin(self.cover(*lease)).await
     }
 
-    /// Whether a grant that was made may be handed out: a connection that was made meanwhile may lead to a server that has
-    /// forgotten, or somebody may have found out.
+    /// Whether a grant that was made may be handed out: a connection that was made meanwhile may
+    /// lead to a server that has forgotten, or somebody may have found out.
     pub(super) async fn may_hand_out(&self, asked: &Asked<'_>, verdict: &Verdict) -> Result<()> {
         if !matches!(verdict, Verdict::Proceed(_)) {
             return Ok(());
@@ -116,7 +117,8 @@ impl<R: Register> Decider<R> {
                 return Ok(None);
             }
             Looked::Lost => {
-                // The others wait for as long as the cell says, and so does whoever has come to know only now.
+                // The others wait for as long as the cell says, and so does whoever has come to
+                // know only now.
                 let longest = self.first.longest_lease();
                 self.first.hold_until(self.time.asking().plus(longest));
                 self.tell_of_loss();
@@ -151,7 +153,8 @@ impl<R: Register> Decider<R> {
         }
     }
 
-    /// Holds grants back for as long as the cell says, but for no longer than a lease: by a clock that was set back it may say more.
+    /// Holds grants back for as long as the cell says, but for no longer than a lease: by a clock
+    /// that was set back it may say more.
     fn hold(&self, now: Timestamp) {
         let from = self.first.grants_from();
         if from > now && from.since(now) <= self.first.longest_lease() {

@@ -1,7 +1,9 @@
-//! What mustn't have happened, by the server's time, and what excuses it: the faults that the plan has injected.
+//! What mustn't have happened, by the server's time, and what excuses it: the faults that the plan
+//! has injected.
 //!
-//! An attempt whose handler hasn't failed keeps its key until it is settled. Whoever is granted the key all the same needs an
-//! excuse: from half of the earlier lease to its end, the earlier attempt's node never had the time for one renewal.
+//! An attempt whose handler hasn't failed keeps its key until it is settled. Whoever is granted the
+//! key all the same needs an excuse: from half of the earlier lease to its end, the earlier
+//! attempt's node never had the time for one renewal.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,10 +13,11 @@ use super::node::{End, ON_FOLDER, Run};
 use super::plan::{LEASE_MS, Plan, Trouble};
 use super::server::{Noted, What, keys};
 
-/// Within so much undisturbed time a renewal has to succeed: the longest pause between two tries of it within half of a
-/// lease (an eighth and its jitter), and a call.
+/// Within so much undisturbed time a renewal has to succeed: the longest pause between two tries of
+/// it within half of a lease (an eighth and its jitter), and a call.
 const SLACK_MS: u64 = LEASE_MS / 5;
-/// Between half of a lease and its end nothing disturbed, but for so long that the machine itself stood still.
+/// Between half of a lease and its end nothing disturbed, but for so long that the machine itself
+/// stood still.
 pub(super) const STALL_MS: u64 = 25;
 
 /// Why a key was granted though an earlier attempt wasn't settled.
@@ -310,7 +313,8 @@ impl Evidence<'_> {
         }
     }
 
-    /// What was acknowledged is what everybody gets in the end, and whatever was answered is settled.
+    /// What was acknowledged is what everybody gets in the end, and whatever was answered is
+    /// settled.
     fn judge_kept(
         &self,
         keys: &HashMap<onceward::register::RecordId, String>,

@@ -1,5 +1,6 @@
-//! Layer, engine and store together, under faults: some nodes on one register whose server and whose ways to it fail as a
-//! plan tells, and one node on a folder whose disk does. A seed tells the plan.
+//! Layer, engine and store together, under faults: some nodes on one register whose server and
+//! whose ways to it fail as a plan tells, and one node on a folder whose disk does. A seed tells
+//! the plan.
 
 mod judge;
 mod node;

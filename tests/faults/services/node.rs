@@ -1,4 +1,5 @@
-//! A node: an engine behind the layer, handlers that take their time, and a clock that may stand still.
+//! A node: an engine behind the layer, handlers that take their time, and a clock that may stand
+//! still.
 
 use std::convert::Infallible;
 use std::fmt;

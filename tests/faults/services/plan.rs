@@ -1,5 +1,5 @@
-//! What happens in one life, all of it told by a seed: when which node is cut off, sleeps or has a disk that fails, and
-//! what becomes of the server.
+//! What happens in one life, all of it told by a seed: when which node is cut off, sleeps or has a
+//! disk that fails, and what becomes of the server.
 
 use onceward::faults::Random;
 

@@ -35,7 +35,8 @@ pub(super) enum What {
         /// Whoever asked for it was told.
         is_acknowledged: bool,
     },
-    /// The cell is gone, or is as it was before. Whoever waits for replicas had been told of nothing of that.
+    /// The cell is gone, or is as it was before. Whoever waits for replicas had been told of
+    /// nothing of that.
     Lost { is_by_lag: bool },
 }
 

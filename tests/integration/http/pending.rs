@@ -1,4 +1,5 @@
-//! A store that can't take an answer at once: the client has it all the same, and it is kept or released in the background.
+//! A store that can't take an answer at once: the client has it all the same, and it is kept or
+//! released in the background.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

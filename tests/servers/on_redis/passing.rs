@@ -1,4 +1,5 @@
-//! Refusals that pass: a change of a key that is held lives through them, if they pass within its timeout.
+//! Refusals that pass: a change of a key that is held lives through them, if they pass within its
+//! timeout.
 
 use std::thread;
 use std::time::Duration;

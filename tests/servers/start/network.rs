@@ -14,7 +14,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// `None`, said loudly, where networks can't be made: it takes Linux, the program `ip`, and root.
+    /// `None`, said loudly, where networks can't be made: it takes Linux, the program `ip`, and
+    /// root.
     pub(crate) fn make() -> Option<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = std::process::id().wrapping_mul(7) + MADE.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! What is found made is acknowledged only once it was written again, and what nobody has is given back.
+//! What is found made is acknowledged only once it was written again, and what nobody has is given
+//! back.
 
 use super::*;
 
