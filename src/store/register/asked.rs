@@ -64,7 +64,8 @@ impl<'a> Asked<'a> {
     /// The error where the time is up: the last refusal, or that nobody has said anything.
     pub(super) fn late(&self) -> Error {
         let refusal = self.refusal.lock().take();
-        refusal.unwrap_or_else(timed_out)
+        let last = refusal.or_else(|| self.doubt.last());
+        last.unwrap_or_else(timed_out)
     }
 
     /// Says of an error whether the change may have been made all the same.

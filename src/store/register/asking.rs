@@ -11,6 +11,7 @@ use super::{Loaded, RecordId, Register, Swapped, Version};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Digest;
+use crate::sync::Mutex;
 
 /// How often a swap of unknown outcome is asked for. It is the same swap, so that it can't be made twice.
 pub(super) const MOST_TRIES: usize = 6;
@@ -115,7 +116,10 @@ impl<R: Register> Decider<R> {
                 }
             };
             match pauses.next() {
-                Some(pause) => sleep(pause).await,
+                Some(pause) => {
+                    doubt.note(unknown_outcome(cause));
+                    sleep(pause).await;
+                }
                 None => return Err(unknown_outcome(cause)),
             }
         }
@@ -124,15 +128,27 @@ impl<R: Register> Decider<R> {
 
 /// Whether a change was asked for whose answer isn't there.
 #[derive(Debug, Default)]
-pub(super) struct Doubt(AtomicBool);
+pub(super) struct Doubt {
+    is_on: AtomicBool,
+    /// What the last try came to.
+    last: Mutex<Option<Error>>,
+}
 
 impl Doubt {
     fn set(&self, is_on: bool) {
-        self.0.store(is_on, Ordering::Relaxed);
+        self.is_on.store(is_on, Ordering::Relaxed);
+    }
+
+    fn note(&self, error: Error) {
+        *self.last.lock() = Some(error);
+    }
+
+    pub(super) fn last(&self) -> Option<Error> {
+        self.last.lock().take()
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_on.load(Ordering::Relaxed)
     }
 }
 

@@ -5,7 +5,10 @@
 //! are running. Whoever finds this cell gone or made anew therefore grants nothing until the
 //! longest lease in use has passed, and has all others do the same: the cell says until when.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::{RecordId, Refused, Register, Swapped, Value, Version};
 use crate::clock::Timestamp;
@@ -15,7 +18,6 @@ use crate::mutant::{self, Mutant};
 use crate::secret::{Digest, Pepper, Secret};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// Where it is. No key's digest is all zeroes, nor comes before this one.
 pub(super) const FIRST: RecordId = RecordId(Digest([0; 32]));
@@ -23,6 +25,8 @@ const WHAT: &str = "the register's first cell";
 const FORMAT: u32 = 2;
 /// How often the cell is read again because other nodes have changed it meanwhile.
 const MOST_CHANGES: usize = 8;
+/// How long is waited before it is looked whether a change was made.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the cell holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +115,17 @@ pub(super) async fn opened<R: Register>(
         let value = new.value(version)?;
         let expected = found.as_ref().map(|value| value.version);
         let swapped = register.swap(FIRST, expected, value.clone(), u64::MAX);
-        match swapped.await.map_err(Refused::into_error)? {
+        let swapped = match swapped.await {
+            // It may be there: a replica that has just been started takes its time, say.
+            Err(refused) if refused.is_unknown => {
+                sleep(PAUSE).await;
+                let loaded = register.load(FIRST).await.map_err(Refused::into_error)?;
+                found = loaded.value;
+                continue;
+            }
+            swapped => swapped.map_err(Refused::into_error)?,
+        };
+        match swapped {
             Swapped::Done { .. } => {
                 return Ok(Opened {
                     secret: new.secret(secret),
