@@ -111,7 +111,8 @@ impl Evidence<'_> {
             }
         }
         self.judge_folder(&mut verdict);
-        self.judge_kept(&keys, &mut verdict);
+        let holders = attempts.iter().map(|(key, attempt)| (*key, attempt.token));
+        self.judge_kept(&keys, &holders.collect(), &mut verdict);
         verdict
     }
 
@@ -318,6 +319,7 @@ impl Evidence<'_> {
     fn judge_kept(
         &self,
         keys: &HashMap<onceward::register::RecordId, String>,
+        holders: &HashMap<&str, u64>,
         verdict: &mut Verdict,
     ) {
         let lost = |key: &str| {
@@ -342,7 +344,11 @@ impl Evidence<'_> {
             let Some(newest) = of_key.next_back() else {
                 continue;
             };
-            let is_answered = matches!(newest.end, Some((_, End::Answered)));
+            // Who has taken the key over since had an excuse, though the grant may have reached nobody.
+            let is_holder = holders
+                .get(key.as_str())
+                .is_none_or(|it| *it == newest.token);
+            let is_answered = is_holder && matches!(newest.end, Some((_, End::Answered)));
             if is_answered && last.is_none() && !lost(key) {
                 verdict.violations.push(format!(
                     "{key}: its handler has answered, and in the end nothing is kept"
