@@ -61,7 +61,11 @@ fn a_begin_whose_commit_failed_before_the_process_ended_holds_its_key_for_a_leas
         }
         bench.recorder.fail(Failures::Syncs);
         let unclear = begin(&bench.engine, 1).unwrap_err();
-        assert!(unclear.is_outcome_unknown(), "{unclear:?}");
+        if !unclear.is_outcome_unknown() {
+            // A sync of the background's has failed first.
+            assert_eq!(unclear.kind(), ErrorKind::Unavailable, "{unclear:?}");
+            continue;
+        }
         // Nothing can be noted any more, as if the process were killed.
         drop(bench.engine.clone().close());
         bench.recorder.fail(Failures::None);
@@ -80,6 +84,7 @@ fn a_begin_whose_commit_failed_before_the_process_ended_holds_its_key_for_a_leas
             other => panic!("the key gives {other:?}"),
         }
     }
+    assert!(free + taken > LEFT_BEHIND / 2);
     println!("{free} begins of unclear outcome left nothing, {taken} a lease that ran out");
 }
 
