@@ -70,7 +70,7 @@ impl Register for Refusing {
     }
 
     fn timeout(&self) -> Duration {
-        Duration::from_millis(20)
+        Duration::from_millis(500)
     }
 }
 
