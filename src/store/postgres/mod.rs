@@ -58,10 +58,11 @@
 //! while all of these hang, the rest go on reading, and replays go on.
 //!
 //! A server that is cut off without a word is noticed within `tcp_user_timeout` (three fifths of
-//! the timeout) and by keepalives that come up to it (in whole seconds); where the URL has several
-//! hosts, the next one is asked after `connect_timeout` (a sixth of that, divided by the number of
-//! others). Each can be set in the URL: a pooler or proxy in between has to do the same on its own
-//! side, since its connections stay.
+//! the timeout) and by keepalives that come up to it (in whole seconds). Where the URL has several
+//! hosts, it is given up after three fifths of that, so that the node works on the next one within
+//! it; the next one is asked after `connect_timeout` (a fifth of what is given to a silent server,
+//! divided by the number of others). Each can be set in the URL: a pooler or proxy in between has
+//! to do the same on its own side, since its connections stay.
 
 mod builder;
 mod dial;

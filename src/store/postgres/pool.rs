@@ -39,15 +39,20 @@ impl Settings {
         let Self {
             config, timeout, ..
         } = self;
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(*timeout / 5 * 3);
-        }
-        let silence = config.get_tcp_user_timeout().copied().unwrap_or(*timeout);
+        let silence = *config.get_tcp_user_timeout().unwrap_or(&(*timeout / 5 * 3));
+        let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+        let others = u32::try_from(hosts).map_or(0, |hosts| hosts.saturating_sub(1));
+        // With another host to go to, the rest of that time is for getting there.
+        let silence = if others == 0 {
+            silence
+        } else {
+            silence / 5 * 3
+        };
+        config.tcp_user_timeout(silence);
         if config.get_connect_timeout().is_none() {
-            let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
-            config.connect_timeout(match u32::try_from(hosts) {
-                Ok(0 | 1) | Err(_) => *timeout / 5 * 3,
-                Ok(hosts) => silence.min(*timeout) / 6 / (hosts - 1),
+            config.connect_timeout(match others {
+                0 => *timeout / 5 * 3,
+                others => silence.min(*timeout) / 5 / others,
             });
         }
         // That alone doesn't end a connection on which nothing but an answer is due. The system

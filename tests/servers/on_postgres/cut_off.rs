@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use onceward::postgres::Postgres;
 use onceward::{Engine, Outcome, Reply};
 
-use super::{SLACK, granted, key, replayed, request};
+use super::{granted, key, replayed, request};
 use crate::start::eventually;
 use crate::start::network::Network;
 use crate::start::postgres::PostgresServer;
@@ -71,7 +71,6 @@ fn after_a_failover_from_a_primary_that_is_cut_off_a_node_works_within_the_tcp_u
         is_over.store(true, Ordering::SeqCst);
         again
     });
-    // Keepalives count in whole seconds, and the lost host is tried once more.
-    assert!(again < TCP_USER_TIMEOUT + 2 * SLACK, "{again:?}");
+    assert!(again < TCP_USER_TIMEOUT, "{again:?}");
     replayed(&engine, "before");
 }
