@@ -25,7 +25,7 @@ impl Ledger {
     /// The database is the program's own; the engine has its records in a folder, and its outcomes in the database.
     fn open(folder: &Path) -> Result<Self> {
         let database = Arc::new(Database::create(folder.join("ledger.redb"))?);
-        let builder = Engine::builder().outcomes_in::<WriteTransaction>(Arc::clone(&database));
+        let builder = Engine::builder().outcomes_in(Arc::clone(&database));
         let engine = builder.open(folder.join("idempotency"))?;
         Ok(Self { database, engine })
     }

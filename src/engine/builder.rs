@@ -14,7 +14,7 @@ use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Progress};
 use crate::secret::Pepper;
 #[cfg(any(test, feature = "register"))]
-use crate::store::transaction::Transaction;
+use crate::store::transaction::Database;
 
 /// The settings of an [`Engine`](crate::Engine); made by [`Engine::builder`](crate::Engine::builder).
 ///
@@ -188,7 +188,7 @@ impl Builder {
     }
 
     /// Looks for outcomes in a database of the caller's, where [`Guard::complete_in`](crate::Guard::complete_in) has them written in the
-    /// transactions of sort `T`: at open, with each sweep, and before an abandoned key is granted again; see
+    /// caller's transactions: at open, with each sweep, and before an abandoned key is granted again; see
     /// [`transaction`](crate::transaction).
     ///
     /// Use the same database, or none, for as long as the folder lives: without it, what was committed and not confirmed is run
@@ -202,14 +202,14 @@ impl Builder {
     /// use onceward::Engine;
     ///
     /// let ledger = Arc::new(redb::Database::create("ledger.redb")?);
-    /// let builder = Engine::builder().outcomes_in::<redb::WriteTransaction>(Arc::clone(&ledger));
+    /// let builder = Engine::builder().outcomes_in(Arc::clone(&ledger));
     /// let engine = builder.open("idempotency")?;
     /// # }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[cfg(any(test, feature = "register"))]
-    pub fn outcomes_in<T: Transaction + 'static>(mut self, database: T::Database) -> Self {
-        self.outcomes = Some(Arc::new(Of::<T>::new(database)));
+    pub fn outcomes_in<D: Database>(mut self, database: Arc<D>) -> Self {
+        self.outcomes = Some(Arc::new(Of(database)));
         self
     }
 

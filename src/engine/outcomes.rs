@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +20,7 @@ use crate::outcome::OnAbandon;
 use crate::record::Record;
 use crate::secret::Digest;
 use crate::store::register::{Jobs, RecordId, Refused, Value, Version, Worker};
-use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
+use crate::store::transaction::{Database, OutcomeRow, Replaces, Written};
 use crate::store::{Later, Store};
 use crate::sync::Mutex;
 use crate::sync::block_on;
@@ -29,7 +28,7 @@ use crate::sync::block_on;
 /// How long the database may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A database of `T`'s sort, to be [opened](Unopened::open).
+/// A database, to be [opened](Unopened::open).
 pub(super) trait Unopened: Send + Sync + fmt::Debug {
     /// Starts the thread that asks the database.
     fn open(&self) -> Result<Arc<dyn Outcomes>>;
@@ -67,34 +66,26 @@ impl Builder {
     }
 }
 
-pub(super) struct Of<T: Transaction>(Arc<T::Database>);
+pub(super) struct Of<D>(pub(super) Arc<D>);
 
-impl<T: Transaction + 'static> Of<T> {
-    pub(super) fn new(database: T::Database) -> Self {
-        Self(Arc::new(database))
-    }
-}
-
-impl<T: Transaction + 'static> Unopened for Of<T> {
+impl<D: Database> Unopened for Of<D> {
     fn open(&self) -> Result<Arc<dyn Outcomes>> {
         let worker = Worker::start("onceward-outcomes")?;
         let database = Arc::clone(&self.0);
-        let mark = ask(worker.jobs(), async move { marked::<T>(&database).await });
-        Ok(Arc::new(Opened::<T> {
+        let mark = ask(worker.jobs(), async move { marked(&database).await });
+        Ok(Arc::new(Opened {
             database: Arc::clone(&self.0),
             mark: block_on(mark)?,
             worker: Mutex::new(Some(worker)),
-            sort: PhantomData,
         }))
     }
 }
 
-struct Opened<T: Transaction> {
-    database: Arc<T::Database>,
+struct Opened<D> {
+    database: Arc<D>,
     /// `None` once the engine is closed.
     worker: Mutex<Option<Worker>>,
     mark: Version,
-    sort: PhantomData<fn(T)>,
 }
 
 /// What a fence is made with.
@@ -120,9 +111,9 @@ fn ask<A: Send + 'static>(
 }
 
 /// What the database is known by from now on: the first engine chooses it.
-async fn marked<T: Transaction>(database: &T::Database) -> Result<Version, Refused> {
+async fn marked<D: Database>(database: &Arc<D>) -> Result<Version, Refused> {
     loop {
-        if let Some(found) = T::load(database, MARK).await? {
+        if let Some(found) = database.load(MARK).await? {
             return Ok(found.version);
         }
         let mut bits = [0; 8];
@@ -139,11 +130,11 @@ async fn marked<T: Transaction>(database: &T::Database) -> Result<Version, Refus
             ends_at_ms: u64::MAX,
         };
         // Whoever was first, its mark is there now.
-        let _: Written = T::put(database, &row).await?;
+        let _: Written = database.put(&row).await?;
     }
 }
 
-impl<T: Transaction> Opened<T> {
+impl<D: Database> Opened<D> {
     fn ask<A: Send + 'static>(
         &self,
         work: impl Future<Output = Result<A, Refused>> + Send + 'static,
@@ -174,10 +165,10 @@ impl<T: Transaction> Opened<T> {
     }
 }
 
-impl<T: Transaction + 'static> Outcomes for Opened<T> {
+impl<D: Database> Outcomes for Opened<D> {
     fn load(&self, digest: &Digest) -> Later<Option<Found>> {
         let (database, digest) = (Arc::clone(&self.database), *digest);
-        let loaded = self.ask(async move { T::load(&database, RecordId(digest)).await });
+        let loaded = self.ask(async move { database.load(RecordId(digest)).await });
         Box::pin(async move {
             let value = loaded.await?;
             value.map_or(Ok(None), |value| found(&value, &digest))
@@ -188,9 +179,9 @@ impl<T: Transaction + 'static> Outcomes for Opened<T> {
         let (database, digest) = (Arc::clone(&self.database), *digest);
         let row = self.fence_row(&digest, token, Replaces::Older(times.now.0), times.until);
         let put = self.ask(async move {
-            Ok(match T::put(&database, &row).await? {
+            Ok(match database.put(&row).await? {
                 Written::Done => None,
-                Written::Superseded => T::load(&database, row.id).await?,
+                Written::Superseded => database.load(row.id).await?,
             })
         });
         Box::pin(async move {
@@ -204,13 +195,13 @@ impl<T: Transaction + 'static> Outcomes for Opened<T> {
         let replaces = Replaces::Version(Version::from_bits(found.token));
         let row = self.fence_row(digest, found.token, replaces, times.until);
         // Where it isn't there any more, somebody else has erased it.
-        let put = self.ask(async move { T::put(&database, &row).await });
+        let put = self.ask(async move { database.put(&row).await });
         Box::pin(async move { put.await.map(drop) })
     }
 
     fn sweep(&self, now: Timestamp) -> Later<u64> {
         let database = Arc::clone(&self.database);
-        self.ask(async move { T::sweep(&database, now.0).await })
+        self.ask(async move { database.sweep(now.0).await })
     }
 
     fn database(&self) -> &(dyn Any + Send + Sync) {
@@ -260,13 +251,13 @@ fn unavailable(cause: Box<dyn std::error::Error + Send + Sync>) -> Error {
     )
 }
 
-impl<T: Transaction> fmt::Debug for Of<T> {
+impl<D> fmt::Debug for Of<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outcomes").finish_non_exhaustive()
     }
 }
 
-impl<T: Transaction> fmt::Debug for Opened<T> {
+impl<D> fmt::Debug for Opened<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outcomes").finish_non_exhaustive()
     }

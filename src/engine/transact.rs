@@ -39,9 +39,9 @@ impl Guard {
     /// commit: this transaction can't be committed then, and a begin gets the other one's reply. [`ErrorKind::InvalidConfig`]
     /// if the engine knows nothing of outcomes in such a database. [`ErrorKind::ReplyTooLarge`] as for
     /// [`complete`](Guard::complete). [`ErrorKind::Unavailable`] if the database refuses: roll back.
-    pub fn complete_in<T: Transaction>(
+    pub fn complete_in<D: Send + Sync + 'static>(
         self,
-        transaction: &T,
+        transaction: &impl Transaction<D>,
         reply: Reply,
     ) -> Result<Uncommitted, CompleteError> {
         block_on(self.complete_in_async(transaction, reply))
@@ -54,9 +54,9 @@ impl Guard {
     /// # Errors
     ///
     /// As [`complete_in`](Guard::complete_in).
-    pub async fn complete_in_async<T: Transaction>(
+    pub async fn complete_in_async<D: Send + Sync + 'static>(
         self,
-        transaction: &T,
+        transaction: &impl Transaction<D>,
         reply: Reply,
     ) -> Result<Uncommitted, CompleteError> {
         match self.write_in(transaction, &reply).await {
@@ -65,14 +65,18 @@ impl Guard {
         }
     }
 
-    async fn write_in<T: Transaction>(&self, transaction: &T, reply: &Reply) -> Result<()> {
+    async fn write_in<D: Send + Sync + 'static>(
+        &self,
+        transaction: &impl Transaction<D>,
+        reply: &Reply,
+    ) -> Result<()> {
         self.check_size(reply)?;
         let core = &self.lease.core;
         let database = match &core.reconciler {
             Some(reconciler) => Some(reconciler.outcomes.database()),
             None => core.store.database(),
         };
-        let database = database.and_then(<dyn Any + Send + Sync>::downcast_ref);
+        let database = database.and_then(<dyn Any + Send + Sync>::downcast_ref::<D>);
         let database = database.ok_or_else(other_database)?;
         let row = match self.row(reply).await? {
             Ok(row) => row,

@@ -33,7 +33,7 @@ impl Ledger {
     fn open_with(&self, on_abandon: OnAbandon) -> Engine {
         let builder = Engine::builder().clock(self.clock.clone());
         let builder = builder.on_abandon(on_abandon);
-        let builder = builder.outcomes_in::<WriteTransaction>(Arc::clone(&self.database));
+        let builder = builder.outcomes_in(Arc::clone(&self.database));
         builder.open(self.folder.path().join("engine")).unwrap()
     }
 

@@ -374,23 +374,9 @@ fn a_waker_that_panics_holds_up_nobody() {
 /// A transaction that finds the row otherwise than it was known.
 struct Outdated;
 
-impl Transaction for Outdated {
-    type Database = Local;
-
+impl Transaction<Local> for Outdated {
     async fn write(&self, _: &Local, _: &OutcomeRow) -> Result<Written, Refused> {
         Ok(Written::Superseded)
-    }
-
-    async fn put(_: &Local, _: &OutcomeRow) -> Result<Written, Refused> {
-        unreachable!("a register needs no fences")
-    }
-
-    async fn load(_: &Local, _: RecordId) -> Result<Option<Value>, Refused> {
-        unreachable!("a register asks itself")
-    }
-
-    async fn sweep(_: &Local, _: u64) -> Result<u64, Refused> {
-        unreachable!("a register sweeps itself")
     }
 }
 

@@ -1,7 +1,7 @@
 //! Replies that commit in the caller's own transactions on PostgreSQL: in the row of an engine on the same database, and in
 //! the outcomes of an engine with a folder.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use onceward::postgres::Postgres;
@@ -66,7 +66,7 @@ impl Bench {
             Form::SameRow => builder.replay_cache_time(Duration::ZERO).open_on(postgres),
             Form::Outcomes => builder
                 .clock(self.clock.clone())
-                .outcomes_in::<Transaction<'static>>(postgres)
+                .outcomes_in(Arc::new(postgres))
                 .open(self.folder.path().join("engine")),
         }
     }

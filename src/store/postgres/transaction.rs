@@ -1,5 +1,7 @@
 //! Completions in the caller's own transactions.
 
+use std::sync::Arc;
+
 use tokio_postgres::Transaction as OwnTransaction;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
@@ -8,7 +10,7 @@ use super::Postgres;
 use super::link::Statement;
 use super::register::{Opaque, column, end, number};
 use crate::store::register::{RecordId, Refused, Register, Value};
-use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
+use crate::store::transaction::{Database, OutcomeRow, Replaces, Transaction, Written};
 
 /// Completes a key in the transaction: its row in the register's table, or an outcome in the same sort of table for an engine
 /// with a folder of its own. Give outcomes a [table](super::PostgresBuilder::table) of their own.
@@ -21,9 +23,7 @@ use crate::store::transaction::{OutcomeRow, Replaces, Transaction, Written};
 /// Where another attempt was first, the statement fails, and PostgreSQL rolls back whatever it is told:
 /// [`commit`](OwnTransaction::commit) then gives no error, since this client library doesn't look at what the server answers. Go by
 /// the error of [`complete_in_async`](crate::Guard::complete_in_async).
-impl Transaction for OwnTransaction<'_> {
-    type Database = Postgres;
-
+impl Transaction<Postgres> for OwnTransaction<'_> {
     async fn write(&self, database: &Postgres, row: &OutcomeRow) -> Result<Written, Refused> {
         let sql = &database.shared.sql;
         let statement = match row.replaces {
@@ -51,15 +51,18 @@ impl Transaction for OwnTransaction<'_> {
             Err(error) => Err(Refused::unchanged(error)),
         }
     }
+}
 
-    async fn put(database: &Postgres, row: &OutcomeRow) -> Result<Written, Refused> {
-        let sql = &database.shared.sql;
+/// The table that a transaction writes outcomes in.
+impl Database for Postgres {
+    async fn put(self: &Arc<Self>, row: &OutcomeRow) -> Result<Written, Refused> {
+        let sql = &self.shared.sql;
         let statement = match row.replaces {
             Replaces::Version(_) => &sql.put_version,
             Replaces::Older(_) => &sql.put_outcome,
         };
         let columns = Columns::of(row);
-        let link = &database.shared.link;
+        let link = &self.shared.link;
         let statement = Statement {
             text: statement,
             parameters: columns.parameters().to_vec(),
@@ -76,12 +79,12 @@ impl Transaction for OwnTransaction<'_> {
         })
     }
 
-    async fn load(database: &Postgres, id: RecordId) -> Result<Option<Value>, Refused> {
-        Ok(Register::load(database, id).await?.value)
+    async fn load(self: &Arc<Self>, id: RecordId) -> Result<Option<Value>, Refused> {
+        Ok(Register::load(&**self, id).await?.value)
     }
 
-    async fn sweep(database: &Postgres, now_ms: u64) -> Result<u64, Refused> {
-        database.sweep_by(Some(end(now_ms))).await
+    async fn sweep(self: &Arc<Self>, now_ms: u64) -> Result<u64, Refused> {
+        self.sweep_by(Some(end(now_ms))).await
     }
 }
 

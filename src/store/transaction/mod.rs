@@ -35,14 +35,14 @@
 //! # Databases
 //!
 //! `redb::WriteTransaction` of redb 4 (feature `redb`) and `tokio_postgres::Transaction` of tokio-postgres 0.7 (feature `postgres`) are there; for
-//! another one, implement [`Transaction`]. This is one for a bank in memory, whose transactions are checked as they commit:
+//! another one, implement [`Transaction`] and [`Database`]. This is one for a bank in memory, whose transactions are checked as they commit:
 //!
 //! ```
 //! use std::collections::BTreeMap;
 //! use std::sync::{Arc, Mutex};
 //!
 //! use onceward::register::{RecordId, Refused, Value};
-//! use onceward::transaction::{OutcomeRow, Replaces, Transaction, Written};
+//! use onceward::transaction::{Database, OutcomeRow, Replaces, Transaction, Written};
 //! use onceward::{Engine, Fingerprint, Key, Outcome, Reply};
 //!
 //! type Outcomes = BTreeMap<RecordId, OutcomeRow>;
@@ -93,25 +93,25 @@
 //!     }
 //! }
 //!
-//! impl Transaction for Deposit {
-//!     type Database = Arc<Bank>;
-//!
-//!     async fn write(&self, _: &Arc<Bank>, row: &OutcomeRow) -> Result<Written, Refused> {
+//! impl Transaction<Bank> for Deposit {
+//!     async fn write(&self, _: &Bank, row: &OutcomeRow) -> Result<Written, Refused> {
 //!         *self.row.lock().unwrap() = Some(row.clone());
 //!         Ok(Written::Done) // the commit looks whether that stays so
 //!     }
+//! }
 //!
-//!     async fn put(bank: &Arc<Bank>, row: &OutcomeRow) -> Result<Written, Refused> {
-//!         Ok(bank.write(0, row))
+//! impl Database for Bank {
+//!     async fn put(self: &Arc<Self>, row: &OutcomeRow) -> Result<Written, Refused> {
+//!         Ok(self.write(0, row))
 //!     }
 //!
-//!     async fn load(bank: &Arc<Bank>, id: RecordId) -> Result<Option<Value>, Refused> {
-//!         let found = bank.data.lock().unwrap().1.get(&id).cloned();
+//!     async fn load(self: &Arc<Self>, id: RecordId) -> Result<Option<Value>, Refused> {
+//!         let found = self.data.lock().unwrap().1.get(&id).cloned();
 //!         Ok(found.map(|row| row.value))
 //!     }
 //!
-//!     async fn sweep(bank: &Arc<Bank>, now_ms: u64) -> Result<u64, Refused> {
-//!         let outcomes = &mut bank.data.lock().unwrap().1;
+//!     async fn sweep(self: &Arc<Self>, now_ms: u64) -> Result<u64, Refused> {
+//!         let outcomes = &mut self.data.lock().unwrap().1;
 //!         let before = outcomes.len();
 //!         outcomes.retain(|_, row| row.ends_at_ms > now_ms);
 //!         Ok((before - outcomes.len()) as u64)
@@ -119,7 +119,7 @@
 //! }
 //!
 //! let bank = Arc::new(Bank::default());
-//! let builder = Engine::builder().outcomes_in::<Deposit>(Arc::clone(&bank));
+//! let builder = Engine::builder().outcomes_in(Arc::clone(&bank));
 //! let engine = builder.open_in_memory()?;
 //! let (key, fingerprint) = (Key::new("ada", "deposit-17")?, Fingerprint::of("30"));
 //! for _ in 0..3 {
@@ -138,48 +138,48 @@
 mod redb;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use super::register::{RecordId, Refused, Value, Version};
 
-/// A transaction of the caller's database, in which an outcome can be written.
-///
-/// An outcome is one row of a table of its own: an id, a version, bytes, and when it ends. A row without bytes is a *fence*: it
-/// keeps earlier attempts at the key from committing, and says nothing else.
-pub trait Transaction {
-    /// The same database, for reads and clean-up outside of any transaction of the caller's.
-    type Database: Send + Sync + 'static;
-
+/// A transaction of the caller's, in which an outcome can be written, in a database of sort `D`: a [`Database`], or a
+/// [register](crate::register) that keeps its rows there.
+pub trait Transaction<D> {
     /// Writes a row, if it may replace what is there, and if the row's [mark](OutcomeRow::mark) is there. If not, it must
     /// also see to it that this transaction can't commit any more.
     ///
     /// The row has to be locked, or the check repeated at the commit, so that of two transactions only one can commit.
     fn write(
         &self,
-        database: &Self::Database,
+        database: &D,
         row: &OutcomeRow,
     ) -> impl Future<Output = Result<Written, Refused>>;
+}
 
-    /// Does the same in a transaction of its own, on the disk once this returns. A row that may not be replaced stays as it is.
+/// A database of the caller's, for the reads and the clean-up of outcomes outside of any transaction of the caller's.
+///
+/// An outcome is one row of a table of its own: an id, a version, bytes, and when it ends. A row without bytes is a *fence*: it
+/// keeps earlier attempts at the key from committing, and says nothing else. The methods are called in a tokio runtime of the
+/// engine's own.
+pub trait Database: Send + Sync + Sized + 'static {
+    /// Writes a row as [`Transaction::write`] does, in a transaction of its own, on the disk once this returns. A row that may not
+    /// be replaced stays as it is.
     ///
-    /// It has to wait for a transaction that has written the same row and isn't over, or fail. This and what follows is
-    /// called in a tokio runtime of the engine's own.
+    /// It has to wait for a transaction that has written the same row and isn't over, or fail.
     fn put(
-        database: &Self::Database,
+        self: &Arc<Self>,
         row: &OutcomeRow,
     ) -> impl Future<Output = Result<Written, Refused>> + Send;
 
     /// Reads what was committed under an id, though it has ended.
     fn load(
-        database: &Self::Database,
+        self: &Arc<Self>,
         id: RecordId,
     ) -> impl Future<Output = Result<Option<Value>, Refused>> + Send;
 
     /// Removes some rows that have ended by then, in milliseconds since 1970; gives how many. It is called until there are
     /// none.
-    fn sweep(
-        database: &Self::Database,
-        now_ms: u64,
-    ) -> impl Future<Output = Result<u64, Refused>> + Send;
+    fn sweep(self: &Arc<Self>, now_ms: u64) -> impl Future<Output = Result<u64, Refused>> + Send;
 }
 
 /// A row to be written.

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{
-    Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
-};
+use redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 use tokio::task::spawn_blocking;
 
-use super::{OutcomeRow, Replaces, Transaction, Written};
+use super::{Database, OutcomeRow, Replaces, Transaction, Written};
 use crate::store::register::{RecordId, Refused, Value, Version};
 
 /// Version, end in milliseconds since 1970, bytes.
@@ -32,19 +30,20 @@ const SWEPT_AT_ONCE: usize = 1_000;
 /// In a program that is built with `panic = "abort"`, a transaction can be kept from committing in one way only, which is
 /// that redb never lets another one begin: there, the database takes no more writes after an outcome was superseded, until
 /// the program is started again.
-impl Transaction for WriteTransaction {
-    type Database = Arc<Database>;
-
-    async fn write(&self, _: &Arc<Database>, row: &OutcomeRow) -> Result<Written, Refused> {
+impl Transaction<redb::Database> for WriteTransaction {
+    async fn write(&self, _: &redb::Database, row: &OutcomeRow) -> Result<Written, Refused> {
         let written = written(self, row);
         if !matches!(written, Ok(Written::Done)) {
             poison(self);
         }
         written.map_err(Refused::unchanged)
     }
+}
 
-    async fn put(database: &Arc<Database>, row: &OutcomeRow) -> Result<Written, Refused> {
-        let (database, row) = (Arc::clone(database), row.clone());
+/// The tables that a [`WriteTransaction`] writes outcomes in.
+impl Database for redb::Database {
+    async fn put(self: &Arc<Self>, row: &OutcomeRow) -> Result<Written, Refused> {
+        let (database, row) = (Arc::clone(self), row.clone());
         blocking(move || {
             let transaction = database.begin_write()?;
             let written = written(&transaction, &row)?;
@@ -57,8 +56,8 @@ impl Transaction for WriteTransaction {
         .await
     }
 
-    async fn load(database: &Arc<Database>, id: RecordId) -> Result<Option<Value>, Refused> {
-        let database = Arc::clone(database);
+    async fn load(self: &Arc<Self>, id: RecordId) -> Result<Option<Value>, Refused> {
+        let database = Arc::clone(self);
         blocking(move || {
             let transaction = database.begin_read()?;
             let table = match transaction.open_table(OUTCOMES) {
@@ -77,8 +76,8 @@ impl Transaction for WriteTransaction {
         .await
     }
 
-    async fn sweep(database: &Arc<Database>, now_ms: u64) -> Result<u64, Refused> {
-        let database = Arc::clone(database);
+    async fn sweep(self: &Arc<Self>, now_ms: u64) -> Result<u64, Refused> {
+        let database = Arc::clone(self);
         blocking(move || {
             let ended = ended(&database, now_ms)?;
             if ended.is_empty() {
@@ -170,7 +169,7 @@ fn poison(transaction: &WriteTransaction) {
 }
 
 /// Some ends that have come. They are looked for in a read transaction, which holds up nobody.
-fn ended(database: &Database, now_ms: u64) -> Result<Vec<(u64, [u8; 32])>, redb::Error> {
+fn ended(database: &redb::Database, now_ms: u64) -> Result<Vec<(u64, [u8; 32])>, redb::Error> {
     let transaction = database.begin_read()?;
     let ends = match transaction.open_table(ENDS) {
         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use onceward::{Engine, ErrorKind, Guard, OnAbandon, Reply, Resolution};
-use redb::{Database, WriteTransaction};
+use redb::Database;
 
 use super::Ledger;
 use crate::support::{LEASE, RETENTION, folder, granted, in_flight, key, replayed};
@@ -137,7 +137,7 @@ fn an_outcome_of_another_request_is_never_replayed() {
     let open = |name: &str| {
         let builder = Engine::builder().clock(ledger.clock.clone());
         let builder = builder.pepper(*b"the same secret of both engines.");
-        let builder = builder.outcomes_in::<WriteTransaction>(Arc::clone(&ledger.database));
+        let builder = builder.outcomes_in(Arc::clone(&ledger.database));
         builder.open(ledger.folder.path().join(name)).unwrap()
     };
     let one = open("one");

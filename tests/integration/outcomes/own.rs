@@ -7,7 +7,7 @@ use std::thread;
 
 use futures::FutureExt;
 use onceward::register::{RecordId, Refused, Value};
-use onceward::transaction::{OutcomeRow, Replaces, Transaction, Written};
+use onceward::transaction::{Database, OutcomeRow, Replaces, Transaction, Written};
 use onceward::{
     Engine, EntryState, ErrorKind, Fingerprint, Guard, ManualClock, Outcome, Reply, Uncommitted,
 };
@@ -79,30 +79,30 @@ impl Payment {
     }
 }
 
-impl Transaction for Payment {
-    type Database = Arc<Bank>;
-
-    async fn write(&self, _: &Arc<Bank>, row: &OutcomeRow) -> Result<Written, Refused> {
+impl Transaction<Bank> for Payment {
+    async fn write(&self, _: &Bank, row: &OutcomeRow) -> Result<Written, Refused> {
         self.rows.lock().unwrap().push(row.clone());
         Ok(Written::Done)
     }
+}
 
-    async fn put(bank: &Arc<Bank>, row: &OutcomeRow) -> Result<Written, Refused> {
-        let gate = bank.gate.lock().unwrap().clone();
+impl Database for Bank {
+    async fn put(self: &Arc<Self>, row: &OutcomeRow) -> Result<Written, Refused> {
+        let gate = self.gate.lock().unwrap().clone();
         if let Some(gate) = gate {
             drop(gate.acquire().await);
         }
-        Ok(bank.replace(row))
+        Ok(self.replace(row))
     }
 
-    async fn load(bank: &Arc<Bank>, id: RecordId) -> Result<Option<Value>, Refused> {
-        bank.answer()?;
-        let rows = bank.rows.lock().unwrap();
+    async fn load(self: &Arc<Self>, id: RecordId) -> Result<Option<Value>, Refused> {
+        self.answer()?;
+        let rows = self.rows.lock().unwrap();
         Ok(rows.get(&id).map(|row| row.value.clone()))
     }
 
-    async fn sweep(bank: &Arc<Bank>, now_ms: u64) -> Result<u64, Refused> {
-        let mut rows = bank.rows.lock().unwrap();
+    async fn sweep(self: &Arc<Self>, now_ms: u64) -> Result<u64, Refused> {
+        let mut rows = self.rows.lock().unwrap();
         let before = rows.len();
         rows.retain(|_, row| row.ends_at_ms > now_ms);
         Ok((before - rows.len()) as u64)
@@ -130,7 +130,7 @@ impl Bench {
 
     fn open(bank: &Arc<Bank>, clock: &ManualClock, folder: &tempfile::TempDir) -> Engine {
         let builder = Engine::builder().clock(clock.clone());
-        let builder = builder.outcomes_in::<Payment>(Arc::clone(bank));
+        let builder = builder.outcomes_in(Arc::clone(bank));
         builder.open(folder.path().join("engine")).unwrap()
     }
 

@@ -26,7 +26,7 @@ impl InRedb {
     }
 
     pub(super) fn outcomes(&self, builder: Builder) -> Builder {
-        builder.outcomes_in::<WriteTransaction>(Arc::clone(&self.0))
+        builder.outcomes_in(Arc::clone(&self.0))
     }
 
     pub(super) fn books(&self) -> Books {

@@ -4,13 +4,12 @@ use std::collections::{HashSet, VecDeque};
 use std::error::Error as _;
 use std::io::stdin;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use onceward::postgres::Postgres;
 use onceward::{Builder, CompleteError, Engine, Guard, Outcome, Reply};
-use tokio_postgres::Transaction;
 
 use super::LEASE;
 use super::books::Transfer;
@@ -68,7 +67,7 @@ pub(super) fn engine_beside_redb(folder: &Path) -> (Engine, InRedb) {
 
 pub(super) fn engine_beside_postgres(folder: &Path, url: &str) -> Engine {
     let postgres = Postgres::builder(url).build().unwrap();
-    let builder = builder().outcomes_in::<Transaction<'static>>(postgres);
+    let builder = builder().outcomes_in(Arc::new(postgres));
     builder.open(folder.join("engine")).unwrap()
 }
 
