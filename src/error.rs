@@ -76,7 +76,8 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    /// An error of this kind, with a message that says what was wrong and what to do: for layers and for stores of one's own.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
             message: message.into(),
@@ -85,7 +86,8 @@ impl Error {
         }))
     }
 
-    pub(crate) fn with_source(
+    /// The same with what has caused it.
+    pub fn with_source(
         kind: ErrorKind,
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -74,36 +74,22 @@
 //!
 //! # In front of HTTP handlers
 //!
-//! With the feature `tower` (axum, tonic, hyper) or `actix`, a layer does all of this around a handler, and answers
-//! as a documented API does: Deck's, Deel's, Stripe's, the IETF draft's, or your own.
-#![cfg_attr(
-    all(feature = "tower", feature = "actix"),
-    doc = "The guide is in [`middleware`], the profiles in [`mod@http`]."
-)]
+//! The crate [`onceward-http`](https://docs.rs/onceward-http) has layers for axum, tonic, hyper and actix-web that do all of this
+//! around a handler, and answer as a documented API does: Deck's, Deel's, Stripe's, the IETF draft's, or your own.
 //!
 //! # On several machines
 //!
-//! With the features `postgres` and `redis`, engines share a server instead of having a folder each, and a handler's change in a database can
-//! commit together with its reply.
-#![cfg_attr(
-    all(feature = "postgres", feature = "redis", feature = "testkit"),
-    doc = "The guide is in [`machines`]."
-)]
+//! With [`onceward-postgres`](https://docs.rs/onceward-postgres) or [`onceward-redis`](https://docs.rs/onceward-redis), engines share
+//! a server instead of having a folder each, and a handler's change in a database can commit together with its reply.
+#![cfg_attr(feature = "register", doc = "The guide is in [`machines`].")]
 //!
 //! # Features
 //!
 //! All are off by default.
 //!
-//! - `http`: profiles, as data; no framework.
-//! - `tower`: a layer for axum 0.8, tonic 0.14, hyper 1 and every other tower service of `http` 1 requests.
-//! - `axum`: `tower`, an extractor for axum's handlers, and the path that the client sent instead of what `nest` leaves
-//!   of it, in scopes and fingerprints.
-//! - `actix`: a middleware for actix-web 4.
 //! - `metrics`, `tracing`: what happens, for those who watch it.
 //! - `encryption`: of replies on the disk.
 //! - `register`: engines on several machines that share a store, and effects that commit with their reply.
-//! - `postgres`: such a store on PostgreSQL, and replies in your transactions of tokio-postgres 0.7.
-//! - `redis`: such a store on one Redis server or a Redis Cluster.
 //! - `redb`: replies in the transactions of a redb 4 database of your own.
 //! - `testkit`: the suite that tests a register of your own.
 //!
@@ -120,17 +106,14 @@
 //!
 //! The [`design`] page explains the states, the bytes on the disk, and what a crash leaves at each step.
 
-#[cfg(feature = "http")]
-pub mod http;
+pub mod layer;
 pub mod limits;
-#[cfg(any(feature = "tower", feature = "actix"))]
-pub mod middleware;
 
 #[cfg(doc)]
 #[doc = include_str!("../docs/DESIGN.md")]
 pub mod design {}
 
-#[cfg(all(doc, feature = "postgres", feature = "redis", feature = "testkit"))]
+#[cfg(all(doc, not(doctest), feature = "register"))]
 #[doc = include_str!("../docs/MACHINES.md")]
 pub mod machines {}
 
@@ -156,7 +139,7 @@ mod mutant;
 mod observe;
 mod outcome;
 mod progress;
-#[cfg(test)]
+#[cfg(all(test, onceward_faults))]
 mod protocol_model;
 mod record;
 mod reply;
@@ -175,19 +158,16 @@ pub use encryption::EncryptionKeys;
 #[cfg(any(test, feature = "register"))]
 pub use engine::Uncommitted;
 pub use engine::{
-    Builder, CompleteError, Engine, Export, Guard, Health, ReleaseError, RunError, Stats, Sweep,
+    Builder, CompleteError, Engine, Export, Guard, Health, Outcome, ReleaseError, RunError, Stats,
+    Sweep,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::Key;
 pub use limits::Terms;
-pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Outcome, Resolution};
+pub use outcome::{Conflict, Entry, EntryState, InFlight, OnAbandon, Resolution};
 pub use progress::{Progress, Stage};
 pub use reply::Reply;
-#[cfg(feature = "postgres")]
-pub use store::postgres;
-#[cfg(feature = "redis")]
-pub use store::redis;
 #[cfg(any(test, feature = "register"))]
 pub use store::register;
 #[cfg(any(test, feature = "register"))]

@@ -74,8 +74,12 @@ impl Default for Terms {
     }
 }
 
-/// Refuses a duration that is shorter than a millisecond or longer than `most`.
-pub(crate) fn check_duration(name: &str, value: Duration, most: Duration) -> Result<(), Error> {
+/// Refuses a setting that is shorter than a millisecond or longer than `most`.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidConfig`], with the setting's name and its range.
+pub fn check_duration(name: &str, value: Duration, most: Duration) -> Result<(), Error> {
     if value < Duration::from_millis(1) || value > most {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
@@ -85,8 +89,12 @@ pub(crate) fn check_duration(name: &str, value: Duration, most: Duration) -> Res
     Ok(())
 }
 
-/// Refuses a number outside of the given range.
-pub(crate) fn check_number(name: &str, value: u64, least: u64, most: u64) -> Result<(), Error> {
+/// Refuses a setting outside of the given range, whose ends belong to it.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidConfig`], with the setting's name and its range.
+pub fn check_number(name: &str, value: u64, least: u64, most: u64) -> Result<(), Error> {
     if value < least || value > most {
         return Err(Error::new(
             ErrorKind::InvalidConfig,

@@ -2,8 +2,8 @@
 //! Outside their binaries none of them exists: the question is answered with `no` when it is compiled.
 
 /// A defect.
-// Some are of a layer or of a register, and switched on where both are.
-#[cfg_attr(not(all(feature = "tower", feature = "register")), allow(dead_code))]
+// Some are of a register, and switched on where there are any.
+#[cfg_attr(not(feature = "register"), allow(dead_code))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
     /// Callers are answered before the commit.
@@ -38,14 +38,10 @@ pub(crate) enum Mutant {
     KeepsSuperseded,
     /// An entry counts as there before the index knows it.
     CountsFirst,
-    /// A layer stops renewing a lease at the first error.
-    StopsRenewing,
     /// A guard's lease on a register ends by the server's clock as it was at open.
     LeaseByServersClock,
     /// The digests of a register come from its first cell, which may be lost.
     FirstCellMakesSecret,
-    /// A completion is given up that the store couldn't take at once.
-    CompletionGivenUp,
 }
 
 #[cfg(any(onceward_faults, onceward_shuttle))]

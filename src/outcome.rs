@@ -7,12 +7,13 @@ use crate::clock::Timestamp;
 use crate::key::Key;
 use crate::reply::Reply;
 
-/// What [`Engine::begin`](crate::Engine::begin) found under the key.
+/// What a begin found under the key, with a grant of sort `G`. [`Engine::begin`](crate::Engine::begin) gives a
+/// [`Guard`](crate::Guard).
 ///
 /// The enum is exhaustive on purpose: a caller says what happens in all four cases.
 #[derive(Debug)]
 #[must_use = "an outcome that is dropped abandons a granted key until its lease ends"]
-pub enum Outcome<G = crate::Guard> {
+pub enum Outcome<G> {
     /// The key was free, or its last attempt was abandoned: run the handler, then complete the guard.
     Proceed(G),
     /// The request was carried out before; this is its first answer.

@@ -13,7 +13,6 @@ pub(crate) struct Secret {
     for_keys: [u8; 32],
     for_key_scopes: [u8; 32],
     for_fingerprints: [u8; 32],
-    #[cfg(any(feature = "tower", feature = "actix"))]
     for_scopes: [u8; 32],
     check: [u8; 32],
 }
@@ -25,7 +24,6 @@ impl Secret {
             for_keys: blake3::derive_key("onceward 2025 idempotency key digests", material),
             for_key_scopes: blake3::derive_key("onceward 2026 scopes of key digests", material),
             for_fingerprints: blake3::derive_key("onceward 2025 fingerprints at rest", material),
-            #[cfg(any(feature = "tower", feature = "actix"))]
             for_scopes: blake3::derive_key("onceward 2026 scopes of credentials", material),
             check: blake3::derive_key("onceward 2025 secret check value", material),
         }
@@ -51,7 +49,6 @@ impl Secret {
     }
 
     /// A scope's name for a credential, from which the credential can't be guessed without the secret.
-    #[cfg(any(feature = "tower", feature = "actix"))]
     pub(crate) fn scope(&self, credential: &[u8]) -> String {
         let hash = blake3::keyed_hash(&self.for_scopes, credential);
         hash.to_hex().to_string()

@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use onceward::http::http::header::{HeaderName, HeaderValue};
-use onceward::http::http::{HeaderMap, Method, Response};
-use onceward::http::{Admission, Answered, Content, KeyProblem, KeySyntax, Profile, Reason};
+use onceward_http::http::header::{HeaderName, HeaderValue};
+use onceward_http::http::{HeaderMap, Method, Response};
+use onceward_http::profile::{Admission, Answered, Content, KeyProblem, KeySyntax, Profile, Reason};
 use onceward::limits::{MAX_KEY_BYTES, MAX_SCOPE_BYTES};
 use onceward::{ErrorKind, Key, Reply};
 

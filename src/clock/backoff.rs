@@ -9,7 +9,7 @@ const LEAST: Duration = Duration::from_millis(2);
 /// Pauses that double up to a longest one, each with some jitter, so that those who failed together
 /// don't come back together.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     next: Duration,
     longest: Duration,
     tries: u64,
@@ -17,7 +17,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+    /// The first pause, and the longest one, both without their jitter.
+    pub fn new(first: Duration, longest: Duration) -> Self {
         Self {
             next: first,
             longest,
@@ -27,13 +28,12 @@ impl Backoff {
     }
 
     /// For what has to be done under a lease: from a twentieth of it to a quarter.
-    #[cfg(any(test, feature = "tower", feature = "actix"))]
-    pub(crate) fn within(lease: Duration) -> Self {
+    pub fn within(lease: Duration) -> Self {
         Self::new(lease / 20, lease / 4)
     }
 
     /// The next pause: three quarters to five quarters of what it would be without jitter.
-    pub(crate) fn pause(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = self.next.min(self.longest).max(LEAST);
         self.next = pause.saturating_mul(2);
         self.tries += 1;

@@ -1,6 +1,5 @@
 //! Where time comes from: two readings, one time line made of them, and a timer on it.
 
-#[cfg(any(test, feature = "register", feature = "tower", feature = "actix"))]
 mod backoff;
 mod manual;
 mod sleep;
@@ -10,12 +9,11 @@ mod timer;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-#[cfg(any(test, feature = "register", feature = "tower", feature = "actix"))]
-pub(crate) use backoff::Backoff;
+pub use backoff::Backoff;
 pub use manual::ManualClock;
-#[cfg(any(feature = "tower", feature = "actix"))]
-pub(crate) use sleep::Sleep;
-pub(crate) use timeline::{Timeline, Timestamp};
+pub use sleep::Sleep;
+pub(crate) use timeline::Timeline;
+pub use timeline::Timestamp;
 pub(crate) use timer::{Timer, TimerId};
 
 /// A source of time: the wall clock, and a clock that only ever goes forward.

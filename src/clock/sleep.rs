@@ -8,9 +8,10 @@ use futures_channel::oneshot;
 
 use super::{Timer, TimerId, Timestamp};
 
-/// The future of [`Timer::sleep_until`]; dropping it takes it off the timer.
+/// Waits for a moment on the engine's time line, which a test's clock may move; ends at once when the engine closes.
 #[derive(Debug)]
-pub(crate) struct Sleep {
+#[must_use = "a future waits for nothing until it is polled"]
+pub struct Sleep {
     timer: Timer,
     id: TimerId,
     done: oneshot::Receiver<()>,

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use super::Clock;
 
-/// Milliseconds since 1970 on the engine's time line.
+/// A moment on an engine's time line, in milliseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub(crate) struct Timestamp(pub(crate) u64);
+pub struct Timestamp(pub(crate) u64);
 
 impl Timestamp {
     /// A moment that never comes.
@@ -21,12 +21,13 @@ impl Timestamp {
         Self(millis(since_1970))
     }
 
-    pub(crate) fn plus(self, duration: Duration) -> Self {
+    /// The moment that lies so much later; the last one that there is, if that lies beyond.
+    pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(millis(duration)))
     }
 
     /// The time from `earlier` to this moment, zero if it lies later.
-    pub(crate) fn since(self, earlier: Self) -> Duration {
+    pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 

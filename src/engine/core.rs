@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Outcome;
 use super::offload::Offload;
 use super::reconcile::{Reconciled, Reconciler};
 use super::sweeper::Sweeper;
@@ -15,7 +16,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
 use crate::observe::{self, Ending, Meters};
-use crate::outcome::{OnAbandon, Outcome};
+use crate::outcome::OnAbandon;
 use crate::secret::{Digest, SealedFingerprint};
 use crate::store::{Answer, Glance, Reads, Request, Seen, Store, gone};
 use crate::sync::Mutex;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Outcome;
 use super::core::Core;
 use super::guard::Guard;
 use super::lease::Lease;
@@ -10,7 +11,6 @@ use crate::decision::{Command, Grant, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::limits::Terms;
-use crate::outcome::Outcome;
 use crate::secret::Digest;
 use crate::store::Seen;
 

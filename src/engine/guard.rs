@@ -36,9 +36,8 @@ impl Guard {
         }
     }
 
-    /// The lease, for those who renew it beside the handler.
-    #[cfg(any(feature = "tower", feature = "actix"))]
-    pub(crate) fn lease(&self) -> &Arc<Lease> {
+    /// The lease, for whoever renews or watches it beside the handler; see [`layer`](crate::layer).
+    pub fn lease(&self) -> &Arc<Lease> {
         &self.lease
     }
 

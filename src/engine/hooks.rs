@@ -1,10 +1,11 @@
 //! What a layer needs of the engine beyond what everybody calls.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Engine;
 use super::core::{Approach, Core};
+use super::{Engine, Outcome};
 use crate::clock::{Sleep, Timestamp};
 use crate::decision::Command;
 use crate::error::Result;
@@ -12,23 +13,28 @@ use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
 use crate::observe::Ending;
-use crate::outcome::Outcome;
 use crate::secret::Digest;
 use crate::store::{Glance, Reads, Seen};
 
 impl Engine {
-    /// The most bytes that a reply can have.
-    pub(crate) fn max_reply_bytes(&self) -> usize {
+    /// The most bytes that a reply can have; see [`Builder::max_reply_bytes`](crate::Builder::max_reply_bytes).
+    pub fn max_reply_bytes(&self) -> usize {
         self.core.limits.max_reply_bytes
     }
 
-    /// The name of a credential's scope, keyed with the store's secret.
-    pub(crate) fn scope_of(&self, credential: &[u8]) -> String {
+    /// A scope's name for a credential, such as an API key: 64 hexadecimal digits, from which the credential can't be guessed
+    /// without the store's secret. Each store gives another name, unless two have the same pepper.
+    pub fn scope_of(&self, credential: &[u8]) -> String {
         self.core.store.secret().scope(credential)
     }
 
-    /// The first half of a begin: what is published under the key, or the way to a grant. Changes nothing.
-    pub(crate) async fn approach(
+    /// The first half of a begin, for a [layer](crate::layer) that has something to do before a grant: what is published under the
+    /// key, or the way to a grant. Changes nothing; waits for a read from the disk where the record isn't in memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin_with`](Engine::begin_with), but for those of a change.
+    pub async fn approach(
         &self,
         key: &Key,
         fingerprint: &Fingerprint,
@@ -58,18 +64,20 @@ impl Engine {
     }
 
     /// The moment that lies `duration` ahead on the engine's clock.
-    pub(crate) fn moment_in(&self, duration: Duration) -> Timestamp {
+    pub fn moment_in(&self, duration: Duration) -> Timestamp {
         self.core.timeline.now().plus(duration)
     }
 
     /// Ends at `when`, or at once when the engine closes.
-    pub(crate) fn sleep_until(&self, when: Timestamp) -> Sleep {
+    pub fn sleep_until(&self, when: Timestamp) -> Sleep {
         self.core.timer.sleep_until(when)
     }
 }
 
 /// What [`Engine::approach`] found.
-pub(crate) enum Approached {
+#[derive(Debug)]
+#[allow(clippy::exhaustive_enums)] // A layer has to know both.
+pub enum Approached {
     /// A replay, a conflict, or an attempt in flight.
     Settled(Outcome),
     /// Nothing that settles it: the store has to be asked for a grant.
@@ -77,7 +85,8 @@ pub(crate) enum Approached {
 }
 
 /// The second half of a begin.
-pub(crate) struct Opening {
+#[must_use = "nothing is granted before `begin`"]
+pub struct Opening {
     core: Arc<Core>,
     key: Key,
     digest: Digest,
@@ -89,7 +98,11 @@ pub(crate) struct Opening {
 impl Opening {
     /// What settles the begin after all, if anything does. Only a store that other nodes change is asked: what the
     /// approach has seen was all that any other has. Changes nothing.
-    pub(crate) async fn look(&self) -> Result<Option<Outcome>> {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the store can't be asked.
+    pub async fn look(&self) -> Result<Option<Outcome>> {
         let core = &self.core;
         let Some(glance) = core.store.ask(&self.digest, &self.command) else {
             return Ok(None);
@@ -105,7 +118,11 @@ impl Opening {
 
     /// Asks for the grant. By now the outcome may be another one. Dropping the future is safe, as with
     /// [`Engine::begin_async`].
-    pub(crate) async fn begin(self) -> Result<Outcome> {
+    ///
+    /// # Errors
+    ///
+    /// As [`begin_with`](Engine::begin_with).
+    pub async fn begin(self) -> Result<Outcome> {
         let core = Arc::clone(&self.core);
         core.observed(self.begin_once()).await
     }
@@ -115,5 +132,13 @@ impl Opening {
         self.core
             .decided(of_key, self.command, self.seen, self.terms)
             .await
+    }
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opening")
+            .field("terms", &self.terms)
+            .finish_non_exhaustive()
     }
 }

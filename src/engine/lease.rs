@@ -11,15 +11,13 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::core::{Core, lease_lost};
-#[cfg(any(feature = "tower", feature = "actix"))]
 use crate::clock::Sleep;
 use crate::clock::Timestamp;
 use crate::decision::{Command, Grant, Verdict};
 use crate::error::Result;
 use crate::key::Key;
 use crate::limits::Terms;
-#[cfg(any(feature = "tower", feature = "actix"))]
-use crate::observe::Meters;
+use crate::observe::{Meters, SettlementEnding};
 use crate::secret::Digest;
 use crate::store::{Answer, Request, Seen};
 use crate::sync::Mutex;
@@ -31,7 +29,7 @@ use crate::sync::first::{First, first};
 /// Its end is told by the engine's time line, which no other machine's clock moves: counted from
 /// when the grant or the renewal was asked for, so that it comes no later than the end in the
 /// store.
-pub(crate) struct Lease {
+pub struct Lease {
     pub(super) core: Arc<Core>,
     pub(super) key: Key,
     pub(super) digest: Digest,
@@ -77,7 +75,7 @@ impl Lease {
     }
 
     /// How long it is when it begins.
-    pub(crate) fn length(&self) -> Duration {
+    pub fn length(&self) -> Duration {
         self.terms.lease
     }
 
@@ -91,7 +89,7 @@ impl Lease {
     }
 
     /// What is left of it: zero once it is over, or known to be lost.
-    pub(crate) fn left(&self) -> Duration {
+    pub fn left(&self) -> Duration {
         if self.is_lost.load(Ordering::Acquire) {
             return Duration::ZERO;
         }
@@ -103,8 +101,12 @@ impl Lease {
         2 * self.left() >= self.length()
     }
 
-    /// Starts it over. Works after its end, too, if nobody has taken over meanwhile.
-    pub(crate) async fn renew(&self) -> Result<()> {
+    /// Starts it over, as [`Guard::renew`](crate::Guard::renew) does. Works after its end, too, if nobody has taken over meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::renew`](crate::Guard::renew).
+    pub async fn renew(&self) -> Result<()> {
         let command = Command::Renew {
             token: self.token,
             lease: self.terms.lease,
@@ -201,7 +203,7 @@ impl Lease {
     }
 
     /// Ends once the lease is over or known to be lost, or the engine is closed.
-    pub(crate) async fn lost(self: Arc<Self>) {
+    pub async fn lost(self: Arc<Self>) {
         loop {
             let told = self.watch();
             let left = self.left();
@@ -247,22 +249,48 @@ impl Drop for Renewing<'_> {
 }
 
 /// For a layer, which doesn't keep the engine open while it settles what is left.
-#[cfg(any(feature = "tower", feature = "actix"))]
 impl Lease {
     /// The engine's time.
-    pub(crate) fn now(&self) -> Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.core.timeline.now()
     }
 
     /// Waits for so long, or until the engine is closed.
-    pub(crate) fn pause(&self, pause: Duration) -> Sleep {
+    pub fn pause(&self, pause: Duration) -> Sleep {
         let until = self.now().plus(pause);
         self.core.timer.sleep_until(until)
     }
 
-    /// The engine's metrics.
-    pub(crate) fn meters(&self) -> &Meters {
-        &self.core.meters
+    /// Counts in the engine's metrics an answer that is settled after its client has heard it, and how that ends.
+    pub fn settles_later(&self) -> PendingSettlement<'_> {
+        let meters = &self.core.meters;
+        meters.settles_later();
+        PendingSettlement {
+            meters,
+            ending: SettlementEnding::Abandoned,
+        }
+    }
+}
+
+/// An answer that is settled after its client has heard it, as the metrics count it: abandoned, unless it is told to have
+/// [ended](PendingSettlement::ended) otherwise before this is dropped.
+#[derive(Debug)]
+#[must_use = "dropped at once, it counts as abandoned"]
+pub struct PendingSettlement<'a> {
+    meters: &'a Meters,
+    ending: SettlementEnding,
+}
+
+impl PendingSettlement<'_> {
+    /// Says how it has ended.
+    pub fn ended(mut self, ending: SettlementEnding) {
+        self.ending = ending;
+    }
+}
+
+impl Drop for PendingSettlement<'_> {
+    fn drop(&mut self) {
+        self.meters.settled_later(self.ending);
     }
 }
 

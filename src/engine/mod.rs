@@ -7,7 +7,6 @@ mod core;
 mod fence;
 mod granting;
 mod guard;
-#[cfg(any(feature = "tower", feature = "actix"))]
 mod hooks;
 mod lease;
 mod offload;
@@ -34,10 +33,8 @@ use std::time::Duration;
 
 pub use builder::Builder;
 pub use guard::{CompleteError, Guard, ReleaseError};
-#[cfg(any(feature = "tower", feature = "actix"))]
-pub(crate) use hooks::Approached;
-#[cfg(any(feature = "tower", feature = "actix"))]
-pub(crate) use lease::Lease;
+pub use hooks::{Approached, Opening};
+pub use lease::{Lease, PendingSettlement};
 pub use run::RunError;
 pub use stats::{Health, Stats, Sweep};
 pub use survey::Export;
@@ -49,9 +46,11 @@ use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
-use crate::outcome::Outcome;
 use crate::store::Reads;
 use crate::sync::{block_on, thread};
+
+/// What [`Engine::begin`] found under the key.
+pub type Outcome<G = Guard> = crate::outcome::Outcome<G>;
 
 /// An idempotency engine: a folder of records, and the threads that look after it.
 ///

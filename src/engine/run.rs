@@ -3,11 +3,11 @@
 use std::fmt;
 use std::future::Future;
 
-use super::{CompleteError, Engine};
+use super::{CompleteError, Engine, Outcome};
 use crate::error::{Error, ErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
-use crate::outcome::{Conflict, InFlight, Outcome};
+use crate::outcome::{Conflict, InFlight};
 use crate::reply::Reply;
 
 impl Engine {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Outcome;
 use super::core::{Core, begin};
 use super::waiters::{Turn, Wake};
 use crate::clock::Timestamp;
@@ -11,7 +12,6 @@ use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::mutant::{self, Mutant};
-use crate::outcome::Outcome;
 use crate::secret::Digest;
 use crate::store::{Glance, Reads};
 

@@ -10,7 +10,6 @@ pub(crate) struct Meters {
     takeovers: Counter,
     completions: Counter,
     releases: Counter,
-    #[cfg(any(feature = "tower", feature = "actix"))]
     pending: Pending,
     commit_seconds: Histogram,
     commit_entries: Histogram,
@@ -101,7 +100,6 @@ impl Meters {
                 "onceward_releases_total",
                 "Keys that were released by their guard.",
             ),
-            #[cfg(any(feature = "tower", feature = "actix"))]
             pending: Pending::new(engine),
             commit_seconds: time(
                 "onceward_commit_seconds",
@@ -172,15 +170,13 @@ impl Meters {
     }
 
     /// Counts an answer that is settled in the background.
-    #[cfg(any(feature = "tower", feature = "actix"))]
     pub(crate) fn settles_later(&self) {
         self.pending.begun.add(1);
     }
 
     /// Counts how that has ended.
-    #[cfg(any(feature = "tower", feature = "actix"))]
-    pub(crate) fn settled_later(&self, ending: &str) {
-        let of_ending = self.pending.ended.iter().find(|(name, _)| *name == ending);
+    pub(crate) fn settled_later(&self, ending: SettlementEnding) {
+        let of_ending = self.pending.ended.iter().find(|(of, _)| *of == ending);
         if let Some((_, counter)) = of_ending {
             counter.add(1);
         }
@@ -264,28 +260,19 @@ impl Meters {
 }
 
 /// Answers that are settled in the background, and how that has ended, each with its name.
-#[cfg(any(feature = "tower", feature = "actix"))]
 #[derive(Clone, Debug)]
 struct Pending {
     begun: Counter,
-    ended: [(&'static str, Counter); 5],
+    ended: [(SettlementEnding, Counter); 5],
 }
 
-#[cfg(any(feature = "tower", feature = "actix"))]
 impl Pending {
     fn new(engine: &str) -> Self {
-        let endings = [
-            "kept",
-            "not_retained",
-            "released",
-            "taken_over",
-            "abandoned",
-        ];
-        let ended = endings.map(|ending| {
+        let ended = SettlementEnding::ALL.map(|ending| {
             let counter = counter(
                 "onceward_pending_settlements_ended_total",
                 engine,
-                Some(("ending", ending)),
+                Some(("ending", ending.name())),
                 "How answers ended that were settled in the background.",
             );
             (ending, counter)
@@ -298,6 +285,42 @@ impl Pending {
                 "Answers of handlers that the store couldn't take at once: they are kept or released in the background.",
             ),
             ended,
+        }
+    }
+}
+
+/// How an answer has ended that was settled after its client had heard it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SettlementEnding {
+    /// The reply is kept.
+    Kept,
+    /// A note is kept in its place.
+    NotRetained,
+    /// The key is free.
+    Released,
+    /// Another attempt had taken the key.
+    TakenOver,
+    /// Neither could be done, and the lease ends by itself.
+    Abandoned,
+}
+
+impl SettlementEnding {
+    const ALL: [Self; 5] = [
+        Self::Kept,
+        Self::NotRetained,
+        Self::Released,
+        Self::TakenOver,
+        Self::Abandoned,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::NotRetained => "not_retained",
+            Self::Released => "released",
+            Self::TakenOver => "taken_over",
+            Self::Abandoned => "abandoned",
         }
     }
 }

@@ -11,9 +11,8 @@ mod recorder;
 #[cfg_attr(not(feature = "tracing"), path = "no_spans.rs")]
 mod spans;
 
+pub use meters::SettlementEnding;
 pub(crate) use meters::{Begun, Ending, Levels, Meters};
-#[cfg(any(feature = "tower", feature = "actix"))]
-pub(crate) use spans::follow;
 #[cfg(any(test, feature = "register"))]
 pub(crate) use spans::warn;
 pub(crate) use spans::{in_begin, in_complete};

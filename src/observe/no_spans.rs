@@ -14,12 +14,6 @@ pub(crate) fn in_complete<F: Future>(complete: F, _ending: impl FnOnce(&F::Outpu
     complete
 }
 
-/// Work that goes on elsewhere, in the caller's span.
-#[cfg(any(feature = "tower", feature = "actix"))]
-pub(crate) fn follow<F: Future>(work: F) -> F {
-    work
-}
-
 /// Says what an operator should change.
 #[cfg(any(test, feature = "register"))]
 pub(crate) fn warn(_message: &str) {}

@@ -48,12 +48,6 @@ async fn within<F: Future>(
     output
 }
 
-/// Work that goes on elsewhere, in the caller's span.
-#[cfg(any(feature = "tower", feature = "actix"))]
-pub(crate) fn follow<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    work.in_current_span()
-}
-
 /// Says what an operator should change.
 #[cfg(any(test, feature = "register"))]
 pub(crate) fn warn(message: &str) {

@@ -8,17 +8,11 @@ mod answer;
 pub(crate) mod conformance;
 pub(crate) mod embedded;
 pub(crate) mod memory;
-#[cfg(feature = "postgres")]
-pub mod postgres;
-#[cfg(feature = "redis")]
-pub mod redis;
 #[cfg(any(test, feature = "register"))]
 pub mod register;
 mod replay_cache;
 #[cfg(any(test, feature = "register"))]
 pub mod transaction;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-mod tries;
 
 #[cfg(any(test, feature = "register"))]
 use std::any::Any;
@@ -51,7 +45,6 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Decides, if the command changes nothing, by what all nodes have: their server is asked, and no thread waits for it. `None`
     /// if there is none.
-    #[cfg(any(feature = "tower", feature = "actix"))]
     fn ask(&self, digest: &Digest, command: &Command) -> Option<Later<Glance>> {
         let _ = (digest, command);
         None

@@ -5,11 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Shifted, random};
-use crate::engine::{Engine, Guard};
+use crate::engine::{Engine, Guard, Outcome};
 use crate::error::ErrorKind;
 use crate::fingerprint::Fingerprint;
 use crate::key::Key;
-use crate::outcome::{InFlight, OnAbandon, Outcome, Resolution};
+use crate::outcome::{InFlight, OnAbandon, Resolution};
 use crate::reply::Reply;
 use crate::store::register::Register;
 

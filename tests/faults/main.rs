@@ -9,7 +9,6 @@ mod mutants;
 mod panics;
 mod power_cuts;
 mod promises;
-#[cfg(all(feature = "register", feature = "tower"))]
 mod services;
 mod slow_commits;
 mod unclear;

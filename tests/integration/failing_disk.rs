@@ -1,34 +1,10 @@
 //! Writes that the system refuses.
 
-use std::path::Path;
-use std::process::Command;
-
 use onceward::{Engine, ErrorKind, Outcome, Reply};
 
-use crate::support::{Bench, folder_of_child, granted, in_flight, key, replayed, request, sealed};
-
-/// How large files may get in the child, in blocks of 512 bytes or of 1 KiB, as the shell has it.
-const FILE_BLOCKS: u32 = 6_000;
-
-/// Runs an ignored test under a limit on the size of files, which makes writes fail as a full disk does.
-pub(crate) fn in_limited_child(test: &str, path: &Path) -> String {
-    let command = format!(
-        "trap '' XFSZ; ulimit -f {FILE_BLOCKS}; exec \"$0\" {test} --exact --ignored --nocapture"
-    );
-    let output = Command::new("sh")
-        .args(["-c", &command])
-        .arg(std::env::current_exe().unwrap())
-        .env("ONCEWARD_TEST_FOLDER", path)
-        .output()
-        .unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{shown}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    shown
-}
+use crate::support::{
+    Bench, folder_of_child, granted, in_flight, in_limited_child, key, replayed, request, sealed,
+};
 
 #[cfg(unix)]
 #[test]

@@ -6,7 +6,6 @@
 #![allow(clippy::unchecked_time_subtraction)]
 
 mod api;
-mod async_forms;
 mod bad_input;
 mod crash;
 mod damage;
@@ -14,8 +13,6 @@ mod damage;
 mod encryption;
 mod failing_disk;
 mod flood;
-#[cfg(all(feature = "axum", feature = "actix"))]
-mod http;
 mod layering;
 mod limits;
 mod linearizability;
@@ -23,8 +20,6 @@ mod merging;
 mod model;
 #[cfg(unix)]
 mod moved_folder;
-#[cfg(any(feature = "metrics", feature = "tracing"))]
-mod observability;
 #[cfg(feature = "redb")]
 mod outcomes;
 mod race;
@@ -33,6 +28,8 @@ mod register;
 mod reopen;
 mod scope_limit;
 mod sealing;
+#[allow(dead_code, unreachable_pub)] // The tests of other packages use the rest.
+#[path = "../support/src/engine.rs"]
 mod support;
 mod suspended;
 mod time;

@@ -3,14 +3,14 @@
 use std::thread;
 use std::time::Duration;
 
-use onceward::postgres::Postgres;
-use onceward::redis::Redis;
 use onceward::{Engine, Error, Guard, Outcome, Reply};
+use onceward_postgres::Postgres;
+use onceward_redis::Redis;
 
-use crate::start::eventually;
-use crate::start::postgres::PostgresServer;
-use crate::start::redis::Server;
-use crate::support::{granted, key, replayed, request};
+use support::engine::{granted, key, replayed, request};
+use support::start::eventually;
+use support::start::postgres::PostgresServer;
+use support::start::redis::Server;
 
 /// That a replica may take, and one that is away doesn't hold up a test for long.
 const WAIT: Duration = Duration::from_millis(150);

@@ -9,8 +9,8 @@ use onceward::testkit::conformance;
 
 use crate::node::{Node, Told, say};
 use crate::shared::Shared;
-use crate::start::postgres::PostgresServer;
-use crate::start::redis::{Cluster, Server};
+use support::start::postgres::PostgresServer;
+use support::start::redis::{Cluster, Server};
 
 const PROCESSES: usize = 4;
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{Request, Response};
 use onceward::Engine;
-use onceward::http::Profile;
-use onceward::middleware::tower::IdempotencyLayer;
-use onceward::middleware::{Disposition, Fate, LayerBody, Options, Scope};
+use onceward_http::Profile;
+use onceward_http::tower::IdempotencyLayer;
+use onceward_http::{Disposition, Fate, LayerBody, Options, Scope};
 use tokio::runtime::Runtime;
 use tokio::sync::{Barrier, Semaphore};
 use tokio::task::JoinSet;
@@ -19,8 +19,8 @@ use tokio_postgres::NoTls;
 use tower::{Layer, ServiceExt};
 
 use crate::shared::Shared;
-use crate::start::postgres::PostgresServer;
-use crate::start::redis::Server;
+use support::start::postgres::PostgresServer;
+use support::start::redis::Server;
 
 const KEYS: usize = 20;
 /// A register's, which is over long before the server is back.

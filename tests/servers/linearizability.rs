@@ -22,12 +22,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::node::Node;
-use crate::start::postgres::PostgresServer;
-use crate::start::redis::Cluster;
-use crate::support::is_full_run;
 use checker::Event;
 use process::{DONE, Order};
 use reference::Time;
+use support::engine::is_full_run;
+use support::start::postgres::PostgresServer;
+use support::start::redis::Cluster;
 use worker::{Random, ms};
 
 const PROCESSES: usize = 4;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use onceward::{Engine, ErrorKind, Outcome, Reply};
 
 use crate::shared::Shared;
-use crate::start::eventually;
-use crate::start::postgres::PostgresServer;
-use crate::start::redis::Server;
-use crate::support::{granted, key, replayed, request};
+use support::engine::{granted, key, replayed, request};
+use support::start::eventually;
+use support::start::postgres::PostgresServer;
+use support::start::redis::Server;
 
 const LEASE: Duration = Duration::from_secs(3);
 /// By then each node has looked.

@@ -10,7 +10,6 @@
 
 mod acknowledged;
 mod conformance;
-mod example_server;
 mod http;
 mod kills;
 mod layers;
@@ -23,8 +22,4 @@ mod on_postgres;
 mod on_redis;
 mod profiles;
 mod shared;
-mod start;
-#[allow(dead_code)] // Much of it is for the embedded engine.
-#[path = "../integration/support.rs"]
-mod support;
 mod transactions;

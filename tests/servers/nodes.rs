@@ -6,9 +6,9 @@ use onceward::testkit::{Shifted, ShiftedClock};
 use onceward::{Clock, Engine, ErrorKind, Outcome, Reply};
 
 use crate::shared::Shared;
-use crate::start::postgres::PostgresServer;
-use crate::start::redis::Server;
-use crate::support::{granted, key, request};
+use support::engine::{granted, key, request};
+use support::start::postgres::PostgresServer;
+use support::start::redis::Server;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(120);

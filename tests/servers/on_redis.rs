@@ -8,11 +8,11 @@ mod passing;
 
 use std::time::Duration;
 
-use onceward::redis::Redis;
 use onceward::register::Register;
 use onceward::{Engine, Error, Outcome, Reply};
+use onceward_redis::Redis;
 
-use crate::support::{granted, key, request};
+use support::engine::{granted, key, request};
 
 /// A hasty one's.
 const TIMEOUT: Duration = Duration::from_secs(1);

@@ -8,8 +8,8 @@ use onceward::Engine;
 
 use crate::node::Node;
 use crate::shared::Shared;
-use crate::start::postgres::PostgresServer;
-use crate::start::redis::Cluster;
+use support::start::postgres::PostgresServer;
+use support::start::redis::Cluster;
 
 const PROCESSES: usize = 4;
 /// What the names of those tests begin with.

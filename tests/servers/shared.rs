@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use onceward::postgres::Postgres;
-use onceward::redis::Redis;
 use onceward::register::{
     Cursor, Loaded, Page, RecordId, Refused, Register, Swapped, Value, Version,
 };
+use onceward_postgres::Postgres;
+use onceward_redis::Redis;
 
 #[allow(clippy::large_enum_variant)] // There are few of them.
 #[derive(Clone)]

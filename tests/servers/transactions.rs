@@ -4,18 +4,18 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use onceward::postgres::Postgres;
 use onceward::{
     Engine, ErrorKind, Fingerprint, Guard, Key, ManualClock, Outcome, Reply, Uncommitted,
 };
+use onceward_postgres::Postgres;
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, NoTls, Transaction};
 
-use crate::start::postgres::PostgresServer;
-use crate::start::proxy::Proxy;
-use crate::start::{eventually, folder};
+use support::start::postgres::PostgresServer;
+use support::start::proxy::Proxy;
+use support::start::{eventually, folder};
 
 /// The server's clock can't be moved.
 const LEASE: Duration = Duration::from_millis(500);

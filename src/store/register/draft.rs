@@ -2,12 +2,11 @@
 
 use super::decider::Decider;
 use super::record::Held;
-use super::{RecordId, Register};
+use super::{OutcomeRow, RecordId, Register, Replaces};
 use crate::decision;
 use crate::error::Result;
 use crate::record::Record;
 use crate::secret::Digest;
-use crate::store::transaction::{OutcomeRow, Replaces};
 use crate::store::{Draft, Observed, Request};
 
 impl<R: Register> Decider<R> {

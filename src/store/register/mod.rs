@@ -101,10 +101,12 @@ mod reach;
 mod record;
 mod replies;
 mod room;
+mod row;
 mod server_time;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tries;
 mod versions;
 mod walk;
 mod watch;
@@ -125,7 +127,9 @@ pub use cell::{Cell, cell};
 pub(crate) use connect::connect;
 pub(crate) use replies::Caching;
 pub(crate) use room::Limit;
+pub use row::{OutcomeRow, Replaces, Written};
 pub(crate) use store::RegisterStore;
+pub use tries::Tries;
 #[cfg(any(test, feature = "register"))]
 pub(crate) use worker::{Jobs, Worker};
 
@@ -284,12 +288,12 @@ impl Refused {
     }
 
     /// What the backend said.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn cause(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+    pub fn cause(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.cause
     }
 
-    pub(crate) fn into_cause(self) -> Box<dyn std::error::Error + Send + Sync> {
+    /// The same, for whoever is done with the rest.
+    pub fn into_cause(self) -> Box<dyn std::error::Error + Send + Sync> {
         self.cause
     }
 

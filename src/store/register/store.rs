@@ -14,7 +14,6 @@ use super::decider::Decider;
 use super::due;
 use super::news::{self, News};
 use super::reach::Reach;
-#[cfg(any(feature = "tower", feature = "actix"))]
 use super::record::Held;
 use super::replies::{Caching, Replies};
 use super::room::{Limit, Room};
@@ -191,7 +190,6 @@ impl<R: Register> Store for RegisterStore<R> {
         Ok(Glance::of(decision, Seen::default()))
     }
 
-    #[cfg(any(feature = "tower", feature = "actix"))]
     fn ask(&self, digest: &Digest, command: &Command) -> Option<Later<Glance>> {
         let (digest, command) = (*digest, command.clone());
         Some(self.access.later(move |shared| async move {

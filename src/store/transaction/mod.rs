@@ -34,7 +34,7 @@
 //!
 //! # Databases
 //!
-//! `redb::WriteTransaction` of redb 4 (feature `redb`) and `tokio_postgres::Transaction` of tokio-postgres 0.7 (feature `postgres`) are there; for
+//! `redb::WriteTransaction` of redb 4 (feature `redb`) and `tokio_postgres::Transaction` of tokio-postgres 0.7 (crate `onceward-postgres`) are there; for
 //! another one, implement [`Transaction`] and [`Database`]. This is one for a bank in memory, whose transactions are checked as they commit:
 //!
 //! ```
@@ -140,7 +140,8 @@ mod redb;
 use std::future::Future;
 use std::sync::Arc;
 
-use super::register::{RecordId, Refused, Value, Version};
+pub use super::register::{OutcomeRow, Replaces, Written};
+use super::register::{RecordId, Refused, Value};
 
 /// A transaction of the caller's, in which an outcome can be written, in a database of sort `D`: a [`Database`], or a
 /// [register](crate::register) that keeps its rows there.
@@ -180,43 +181,4 @@ pub trait Database: Send + Sync + Sized + 'static {
     /// Removes some rows that have ended by then, in milliseconds since 1970; gives how many. It is called until there are
     /// none.
     fn sweep(self: &Arc<Self>, now_ms: u64) -> impl Future<Output = Result<u64, Refused>> + Send;
-}
-
-/// A row to be written.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct OutcomeRow {
-    /// Where.
-    pub id: RecordId,
-    /// What it may replace.
-    pub replaces: Replaces,
-    /// The version of the row under the id of 32 zeros, which says that this is the database that the engine knows. `None` if
-    /// it needn't be there.
-    pub mark: Option<Version>,
-    /// What is to be there.
-    pub value: Value,
-    /// From when on it may be removed, in milliseconds since 1970.
-    pub ends_at_ms: u64,
-}
-
-/// What an outcome may replace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)] // A backend has to know both.
-pub enum Replaces {
-    /// Nothing; or a row whose version is a lower number, and which has ended by then, in milliseconds since 1970, or has no
-    /// bytes.
-    Older(u64),
-    /// The row of this version, in the table of a [register](crate::register) on the same database.
-    Version(Version),
-}
-
-/// What became of an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums)] // Backends make it.
-#[must_use = "an outcome that was superseded must not be taken for done"]
-pub enum Written {
-    /// It commits with the transaction.
-    Done,
-    /// Another one is there, and this transaction can't commit.
-    Superseded,
 }

@@ -65,13 +65,47 @@ struct Granted {
     token: u64,
     at_ms: u64,
     is_acknowledged: bool,
-    /// The last acknowledged: when it was written, and its end by the server's clock.
+    /// The last acknowledged: when it was written, and its end by the server's clock. Earlier, where the
+    /// attempt itself has since written an earlier end, because that clock was set back.
     lease: (u64, u64),
+    /// One that was written since, and not acknowledged.
+    unacknowledged: Option<(u64, u64)>,
     is_settled: bool,
     is_completed: bool,
     lost: Option<Excuse>,
     renewals: u64,
     last_ms: u64,
+}
+
+impl Granted {
+    /// What was written before is written over itself, and acknowledged now.
+    fn acknowledge(&mut self, cell: &Cell, at_ms: u64) {
+        match cell {
+            Cell::InFlight { token, .. } if *token == self.token => {
+                self.is_acknowledged = true;
+                self.last_ms = at_ms;
+                self.lease = self.unacknowledged.take().unwrap_or(self.lease);
+            }
+            Cell::Completed { .. } => self.is_completed = true,
+            _ => {}
+        }
+    }
+}
+
+/// How long something failed without a break, if these are the times; some may overlap.
+fn longest_within(times: &[(u64, u64)], between: &std::ops::Range<u64>) -> u64 {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let (mut longest, mut began, mut ended) = (0, 0, 0);
+    for (from, to) in times {
+        if from > ended {
+            began = from;
+        }
+        ended = ended.max(to);
+        let (from, to) = (began.max(between.start), ended.min(between.end));
+        longest = longest.max(to.saturating_sub(from));
+    }
+    longest
 }
 
 impl Evidence<'_> {
@@ -93,6 +127,16 @@ impl Evidence<'_> {
                         } else {
                             Some(Excuse::ReplicaBehind)
                         };
+                    }
+                }
+                What::Made {
+                    cell,
+                    is_same: true,
+                    is_acknowledged: true,
+                    ..
+                } => {
+                    if let Some(attempt) = attempts.get_mut(key.as_str()) {
+                        attempt.acknowledge(cell, noted.at_ms);
                     }
                 }
                 What::Made { is_same: true, .. } => {}
@@ -138,9 +182,13 @@ impl Evidence<'_> {
                         attempt.is_settled = true;
                     } else if is_acknowledged {
                         attempt.lease = lease;
+                        attempt.unacknowledged = None;
                         attempt.renewals += 1;
                         verdict.renewals += 1;
                         self.count_renewals(key, &attempt, verdict);
+                    } else {
+                        attempt.lease.1 = attempt.lease.1.min(*lease_until_ms);
+                        attempt.unacknowledged = Some(lease);
                     }
                     return Some(attempt);
                 }
@@ -154,6 +202,7 @@ impl Evidence<'_> {
                     at_ms: noted.at_ms,
                     is_acknowledged,
                     lease,
+                    unacknowledged: (!is_acknowledged).then_some(lease),
                     is_settled: false,
                     is_completed: false,
                     lost: None,
@@ -291,17 +340,14 @@ impl Evidence<'_> {
                 continue;
             }
             let between = earlier.from_ms..run.from_ms;
-            let fails = |(from, to): &&(u64, u64)| {
-                let (from, to) = ((*from).max(between.start), (*to).min(between.end));
-                to.saturating_sub(from) + SLACK_MS >= LEASE_MS / 2
-            };
-            let excuse = if self.plan.disk.iter().any(|it| fails(&it)) {
+            let fails = |times| longest_within(times, &between) + SLACK_MS >= LEASE_MS / 2;
+            let excuse = if fails(&self.plan.disk) {
                 Excuse::DiskFailed
             } else if run.from_ms + SLACK_MS
                 >= earlier.from_ms + self.plan.renew_for_ms + LEASE_MS / 2
             {
                 Excuse::RenewForOver
-            } else if self.stalls.iter().any(|it| fails(&it)) {
+            } else if fails(self.stalls) {
                 Excuse::MachineStalled
             } else {
                 verdict.violations.push(format!(

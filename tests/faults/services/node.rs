@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use onceward::faults::Random;
-use onceward::http::Profile;
-use onceward::middleware::tower::IdempotencyLayer;
-use onceward::middleware::{Attempt, Disposition, Drain, Options, Scope};
 use onceward::{Builder, Clock, Engine};
+use onceward_http::Profile;
+use onceward_http::tower::IdempotencyLayer;
+use onceward_http::{Attempt, Disposition, Drain, Options, Scope};
 use parking_lot::Mutex;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
@@ -139,7 +139,7 @@ impl Node {
             handle(handler_way.clone(), Arc::clone(&runs), attempt)
         });
         let service = layer.layer(handler).map_future(|answer| async move {
-            let response: Response<onceward::middleware::LayerBody<Full<Bytes>>> = answer.await?;
+            let response: Response<onceward_http::LayerBody<Full<Bytes>>> = answer.await?;
             let (head, body) = response.into_parts();
             let bytes = match body.collect().await {
                 Ok(body) => body.to_bytes(),

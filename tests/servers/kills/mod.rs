@@ -11,10 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::node::Node;
-use crate::start::eventually;
-use crate::start::postgres::PostgresServer;
-use crate::start::redis::Cluster;
 use notes::{Found, Notes};
+use support::start::eventually;
+use support::start::postgres::PostgresServer;
+use support::start::redis::Cluster;
 
 const PROCESSES: usize = 8;
 const CALLERS: u64 = 32;

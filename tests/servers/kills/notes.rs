@@ -6,7 +6,7 @@ use std::fmt;
 use onceward::{Engine, Outcome};
 
 use super::LEASE;
-use crate::support::{key, request};
+use support::engine::{key, request};
 
 /// Servers tell milliseconds.
 const ROUNDING: u64 = 2_000_000;

@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{CALLERS, GENERATION, KEYS, LEASE, PER_LEASE};
 use crate::node::{Told, say};
 use crate::shared::Shared;
-use crate::support::{key, request};
+use support::engine::{key, request};
 
 /// Nanoseconds on a clock that all processes of a machine share.
 pub(super) fn now() -> u64 {

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Error, NoTls, Transaction};
 use super::books::{Books, Transfer, reply};
 use super::fate::{Fate, Moment, Random};
 use super::worker::{Bank, Made};
-use crate::start::postgres::PostgresServer;
+use support::start::postgres::PostgresServer;
 
 /// A connection, and the runtime that it lives in.
 pub(super) struct InPostgres {

@@ -15,8 +15,8 @@ mod worker;
 use std::time::Duration;
 
 use crate::node::Told;
-use crate::start::folder;
-use crate::start::postgres::PostgresServer;
+use support::start::folder;
+use support::start::postgres::PostgresServer;
 
 /// Short, so that what a dead process had begun is soon tried again.
 const LEASE: Duration = Duration::from_millis(300);

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use onceward::postgres::Postgres;
 use onceward::{Builder, CompleteError, Engine, Guard, Outcome, Reply};
+use onceward_postgres::Postgres;
 
 use super::LEASE;
 use super::books::Transfer;

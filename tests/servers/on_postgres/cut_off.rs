@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use onceward::postgres::Postgres;
 use onceward::{Engine, Outcome, Reply};
+use onceward_postgres::Postgres;
 
 use super::{granted, key, replayed, request};
-use crate::start::eventually;
-use crate::start::network::Network;
-use crate::start::postgres::PostgresServer;
+use support::start::eventually;
+use support::start::network::Network;
+use support::start::postgres::PostgresServer;
 
 const CALLERS: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use onceward::{Outcome, Reply};
 
 use super::{key, node, request};
-use crate::start::postgres::PostgresServer;
+use support::start::postgres::PostgresServer;
 
 #[test]
 fn a_server_with_serializable_transactions_is_asked_again_and_grants_each_key_once() {

@@ -7,8 +7,8 @@ use onceward::{Engine, Reply};
 use tokio_postgres::{Client, NoTls};
 
 use super::{granted, node, replayed};
-use crate::start::eventually;
-use crate::start::postgres::PostgresServer;
+use support::start::eventually;
+use support::start::postgres::PostgresServer;
 
 /// Longer than a statement waits for a lock that isn't a patient one.
 const A_WHILE: Duration = Duration::from_millis(200);
@@ -63,7 +63,7 @@ fn a_table_that_another_node_is_making_is_waited_for() {
         return;
     };
     let postgres = || {
-        onceward::postgres::Postgres::builder(server.url())
+        onceward_postgres::Postgres::builder(server.url())
             .build()
             .unwrap()
     };

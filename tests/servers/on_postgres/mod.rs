@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use onceward::postgres::Postgres;
 use onceward::{Engine, ErrorKind, ManualClock, Outcome, Reply};
+use onceward_postgres::Postgres;
 
-use crate::start::eventually;
-use crate::start::postgres::PostgresServer;
-use crate::start::proxy::Proxy;
-use crate::support::{granted, key, replayed, request};
+use support::engine::{granted, key, replayed, request};
+use support::start::eventually;
+use support::start::postgres::PostgresServer;
+use support::start::proxy::Proxy;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// What a busy machine may add to a call's timeout.

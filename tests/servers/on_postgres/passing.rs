@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use onceward::postgres::Postgres;
 use onceward::{Engine, Outcome, Reply};
+use onceward_postgres::Postgres;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 use super::{granted, key, node, replayed, request};
-use crate::start::postgres::PostgresServer;
+use support::start::postgres::PostgresServer;
 
 const A_WHILE: Duration = Duration::from_millis(800);
 

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use onceward::postgres::Postgres;
 use onceward::{Engine, ErrorKind, Outcome, Reply};
+use onceward_postgres::Postgres;
 
 use super::{granted, key, replayed, request};
-use crate::start::eventually;
-use crate::start::postgres::PostgresServer;
+use support::start::eventually;
+use support::start::postgres::PostgresServer;
 
 const CONNECTIONS: usize = 8;
 const CALLERS: usize = 16;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use onceward::postgres::Postgres;
 use onceward::{Engine, ErrorKind, Reply};
+use onceward_postgres::Postgres;
 
 use tokio_postgres::NoTls;
 
 use super::{granted, node, replayed};
-use crate::start::eventually;
-use crate::start::postgres::PostgresServer;
+use support::start::eventually;
+use support::start::postgres::PostgresServer;
 
 #[test]
 fn settings_that_break_promises_are_warned_of() {

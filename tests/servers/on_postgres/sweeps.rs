@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use onceward::postgres::Postgres;
 use onceward::register::{RecordId, Register, Swapped, Value, Version};
+use onceward_postgres::Postgres;
 use tokio::runtime::Runtime;
 
-use crate::start::postgres::PostgresServer;
+use support::start::postgres::PostgresServer;
 
 const OVER: u64 = 5_000;
 const LIVE: u64 = 500;

@@ -3,13 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
-use onceward::postgres::Postgres;
 use onceward::testkit::Shifted;
 use onceward::{Engine, ErrorKind, Reply};
+use onceward_postgres::Postgres;
 use tokio_postgres::NoTls;
 
 use super::{TIMEOUT, granted, key, replayed, request};
-use crate::start::postgres::PostgresServer;
+use support::start::postgres::PostgresServer;
 
 const CALLERS: usize = 64;
 const ROUNDS: usize = 2;

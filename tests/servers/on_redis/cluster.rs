@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use onceward::{Engine, Outcome, Reply};
 
 use super::{begin, completed, engine, hasty, is_replayed, register};
-use crate::start::redis::Cluster;
+use support::start::redis::Cluster;
 
 /// What callers on several engines saw.
 #[derive(Default)]

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::future::Future;
 
-use onceward::redis::Redis;
 use onceward::register::{RecordId, Register, Swapped, Value, Version};
+use onceward_redis::Redis;
 
 use super::register;
-use crate::start::eventually;
-use crate::start::redis::{Cluster, Server};
+use support::start::eventually;
+use support::start::redis::{Cluster, Server};
 
 const NEVER: u64 = u64::MAX;
 

@@ -3,13 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
-use onceward::redis::Redis;
 use onceward::testkit::Shifted;
 use onceward::{Engine, ErrorKind, Fingerprint, ManualClock, Outcome, Reply};
+use onceward_redis::Redis;
 
 use super::{begin, completed, engine, granted, is_replayed, key, register};
-use crate::start::eventually;
-use crate::start::redis::Server;
+use support::start::eventually;
+use support::start::redis::Server;
 
 /// A lease is two minutes.
 const MOST_OF_A_LEASE: Duration = Duration::from_secs(90);

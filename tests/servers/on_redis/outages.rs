@@ -3,12 +3,12 @@
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-use onceward::redis::Redis;
 use onceward::{Engine, ErrorKind, Reply};
+use onceward_redis::Redis;
 
 use super::{TIMEOUT, begin, completed, engine, granted, hasty, is_replayed, register};
-use crate::start::eventually;
-use crate::start::redis::Server;
+use support::start::eventually;
+use support::start::redis::Server;
 
 /// What a busy machine may add to a call's timeout.
 const SLACK: Duration = Duration::from_secs(1);

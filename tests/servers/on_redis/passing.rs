@@ -7,7 +7,7 @@ use std::time::Duration;
 use onceward::Reply;
 
 use super::{engine, granted, is_replayed, register};
-use crate::start::redis::Server;
+use support::start::redis::Server;
 
 const A_WHILE: Duration = Duration::from_secs(1);
 const KEYS: usize = 20;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use onceward::Engine;
-use onceward::postgres::Postgres;
-use onceward::redis::Redis;
+use onceward_postgres::Postgres;
+use onceward_redis::Redis;
 use redis::Client;
 
 use super::onceward::Handle;

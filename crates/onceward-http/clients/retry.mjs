@@ -1,0 +1,1 @@
+../../../examples/clients/retry.mjs
