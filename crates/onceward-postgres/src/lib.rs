@@ -55,7 +55,8 @@
 //! commit that waits for a standby would then be made without it), nor is its connection closed and
 //! another one made beside it. Its place is free when the server has answered, or the connection
 //! has ended. Four connections at most make changes, and up to half of them wait for locked rows;
-//! while all of these hang, the rest go on reading, and replays go on.
+//! while all of these hang, the rest go on reading. Once one has been waiting for a tenth of the
+//! timeout, a begin reads before it would change anything, so that replays go on.
 //!
 //! A server that is cut off without a word is noticed within `tcp_user_timeout` (three fifths of
 //! the timeout) and by keepalives that come up to it (in whole seconds). Where the URL has several

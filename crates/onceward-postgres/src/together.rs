@@ -50,9 +50,20 @@ pub(super) struct Queue(Mutex<State>);
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
-    tasks: usize,
-    /// When a task last took something.
-    moved_at: Option<Instant>,
+    /// The places of tasks.
+    tasks: [Task; MOST_AT_ONCE],
+}
+
+/// What a task does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Task {
+    /// There is none.
+    #[default]
+    None,
+    /// It looks what is to be made.
+    Looking,
+    /// It has been waiting for the server since then.
+    Making(Instant),
 }
 
 struct Waiting {
@@ -74,8 +85,8 @@ enum Told {
 /// A task.
 struct Maker {
     shared: Arc<Shared>,
-    /// Among the queue's tasks.
-    counts: bool,
+    /// Its place among the queue's tasks; none once it has given it back.
+    place: Option<usize>,
 }
 
 impl Change {
@@ -115,9 +126,10 @@ impl Shared {
                 until,
                 tell,
             };
-            if self.queue.join(waiting) {
-                let (shared, counts) = (Arc::clone(self), true);
-                tokio::spawn(Maker { shared, counts }.work());
+            let place = self.queue.join(waiting);
+            if place.is_some() {
+                let shared = Arc::clone(self);
+                tokio::spawn(Maker { shared, place }.work());
             }
             let told = match timeout_at(until, &mut told).await {
                 Ok(told) => told.map_err(|_| given_up()),
@@ -278,17 +290,19 @@ impl Waiting {
 }
 
 impl Queue {
-    /// Whether one more task is to be started.
-    fn join(&self, waiting: Waiting) -> bool {
+    /// The place of one more task, if one is to be started.
+    fn join(&self, waiting: Waiting) -> Option<usize> {
         let mut state = self.0.lock();
         // While all tasks hang, nobody else takes out those that have given up.
         while state.waiting.front().is_some_and(Waiting::is_over) {
             state.waiting.pop_front();
         }
         state.waiting.push_back(waiting);
-        let is_one_more = state.tasks < MOST_AT_ONCE;
-        state.tasks += usize::from(is_one_more);
-        is_one_more
+        let free = state.tasks.iter().position(|task| *task == Task::None);
+        if let Some(place) = free {
+            state.tasks[place] = Task::Looking;
+        }
+        free
     }
 
     /// Those that have failed beside another one go first.
@@ -315,16 +329,16 @@ impl Queue {
         })
     }
 
-    /// Whether all tasks have been waiting for the server for that long.
+    /// Whether a task has been waiting for the server for that long. What is made now, by any of them, may hang as well.
     pub(super) fn is_stuck(&self, so_long: Duration) -> bool {
         let state = self.0.lock();
-        let moved_at = state.moved_at.filter(|_| state.tasks == MOST_AT_ONCE);
-        moved_at.is_some_and(|moved_at| moved_at.elapsed() >= so_long)
+        let mut tasks = state.tasks.iter();
+        tasks.any(|task| matches!(task, Task::Making(since) if since.elapsed() >= so_long))
     }
 
-    /// What a task is to make next, whose callers are still there; if there is nothing, the task counts no more. Each id is
-    /// there once: what one transaction did twice to a row couldn't be told apart.
-    fn next(&self) -> Vec<Waiting> {
+    /// What the task at this place is to make next, whose callers are still there; if there is nothing, the place is free. Each id
+    /// is there once: what one transaction did twice to a row couldn't be told apart.
+    fn next(&self, place: usize) -> Vec<Waiting> {
         let mut state = self.0.lock();
         let (mut ids, mut bytes) = (HashSet::new(), 0);
         let (mut taken, mut left) = (Vec::new(), Vec::new());
@@ -346,11 +360,11 @@ impl Queue {
         for next in left.into_iter().rev() {
             state.waiting.push_front(next);
         }
-        if taken.is_empty() {
-            state.tasks -= 1;
+        state.tasks[place] = if taken.is_empty() {
+            Task::None
         } else {
-            state.moved_at = Some(Instant::now());
-        }
+            Task::Making(Instant::now())
+        };
         taken
     }
 }
@@ -358,13 +372,13 @@ impl Queue {
 impl Maker {
     async fn work(mut self) {
         let shared = Arc::clone(&self.shared);
-        loop {
-            let waiting = shared.queue.next();
+        while let Some(place) = self.place {
+            let waiting = shared.queue.next(place);
             if waiting.is_empty() {
-                self.counts = false;
-                return;
+                self.place = None;
+            } else {
+                shared.make_all(waiting).await;
             }
-            shared.make_all(waiting).await;
         }
     }
 }
@@ -372,8 +386,8 @@ impl Maker {
 /// Dropped with its runtime, say.
 impl Drop for Maker {
     fn drop(&mut self) {
-        if self.counts {
-            self.shared.queue.0.lock().tasks -= 1;
+        if let Some(place) = self.place {
+            self.shared.queue.0.lock().tasks[place] = Task::None;
         }
     }
 }
@@ -407,16 +421,36 @@ mod tests {
         let mut told = Vec::new();
         for (place, id) in [1, 2, 1, 3, 4, 2].into_iter().enumerate() {
             let (waiting, its_told) = waiting(id, 0);
-            assert_eq!(queue.join(waiting), place < MOST_AT_ONCE);
+            assert_eq!(
+                queue.join(waiting),
+                Some(place).filter(|it| *it < MOST_AT_ONCE)
+            );
             told.push(its_told);
         }
         drop(told.remove(3));
-        assert_eq!(ids(&queue.next()), [1, 2, 4]);
-        assert_eq!(ids(&queue.next()), [1, 2]);
-        for tasks in (0..MOST_AT_ONCE).rev() {
-            assert_eq!(ids(&queue.next()), [0; 0]);
-            assert_eq!(queue.0.lock().tasks, tasks);
+        assert_eq!(ids(&queue.next(0)), [1, 2, 4]);
+        assert_eq!(ids(&queue.next(1)), [1, 2]);
+        for place in 0..MOST_AT_ONCE {
+            assert_eq!(ids(&queue.next(place)), [0; 0]);
+            assert_eq!(queue.0.lock().tasks[place], Task::None);
         }
+    }
+
+    #[test]
+    fn a_task_that_waits_for_the_server_is_noticed_though_others_go_on() {
+        let queue = Queue::default();
+        let ((one, _one_told), (other, _other_told)) = (waiting(1, 0), waiting(2, 0));
+        assert!(!queue.is_stuck(Duration::ZERO));
+        assert_eq!(queue.join(one), Some(0));
+        let hanging = queue.next(0);
+        assert_eq!(queue.join(other), Some(1));
+        drop(queue.next(1));
+        assert!(queue.next(1).is_empty());
+        assert!(queue.is_stuck(Duration::ZERO));
+        assert!(!queue.is_stuck(Duration::from_secs(3_600)));
+        drop(hanging);
+        assert!(queue.next(0).is_empty());
+        assert!(!queue.is_stuck(Duration::ZERO));
     }
 
     #[test]
@@ -428,15 +462,15 @@ mod tests {
             queue.join(waiting);
             told.push(its_told);
         }
-        assert_eq!(ids(&queue.next()), [0, 1]);
-        assert_eq!(ids(&queue.next()), [2]);
+        assert_eq!(ids(&queue.next(0)), [0, 1]);
+        assert_eq!(ids(&queue.next(0)), [2]);
         for id in 0..=u8::try_from(MOST_TOGETHER).unwrap() {
             let (waiting, its_told) = waiting(id, 0);
             queue.join(waiting);
             told.push(its_told);
         }
-        assert_eq!(queue.next().len(), MOST_TOGETHER);
-        assert_eq!(queue.next().len(), 1);
+        assert_eq!(queue.next(0).len(), MOST_TOGETHER);
+        assert_eq!(queue.next(0).len(), 1);
     }
 
     #[test]
@@ -445,7 +479,7 @@ mod tests {
         let ((first, first_told), (second, second_told)) = (waiting(1, 0), waiting(2, 0));
         let (change, late) = (Arc::clone(&first.change), Arc::clone(&second.change));
         queue.join(first);
-        let taken = queue.next();
+        let taken = queue.next(0);
         queue.join(second);
         let is_unchanged = |refused: Refused| refused.into_cause().to_string().contains("earlier");
         assert!(
@@ -472,7 +506,7 @@ mod tests {
         let (waiting, told) = waiting(1, 0);
         let change = Arc::clone(&waiting.change);
         queue.join(waiting);
-        let taken = queue.next().pop().unwrap();
+        let taken = queue.next(0).pop().unwrap();
         drop(taken.tell.send(Told::Rows(Vec::new())));
         assert!(matches!(queue.leave(&change, told), Ok(Told::Rows(_))));
     }
