@@ -1,7 +1,7 @@
 //! Clients that people use, against the example server: `reqwest`, `curl`, and the retry clients of the
 //! guide in JavaScript (Node), Python and Go. The first answer is dropped on the floor; the retry gets it.
 //!
-//! Needs `curl`, `node` (18 or newer), `python3` and `go`; `.ci/run` installs what is missing.
+//! Needs `curl`, `node` (18 or newer), `python3` and `go`; `scripts/test` installs what is missing.
 
 use std::net::SocketAddr;
 use std::process::Output;
@@ -15,6 +15,7 @@ use tokio::process::Command;
 
 use super::demo::Demo;
 use support::engine::folder;
+use support::start::{on_path, skip};
 
 /// Stands before a server and swallows the first answers: the request gets there, the client hears nothing.
 struct DroppingProxy {
@@ -70,6 +71,9 @@ fn printed(output: &Output) -> Value {
 
 /// Runs a retry client against a server whose first answer gets lost, and whose second one is cut in half.
 async fn retries_to_the_original_answer(command: &[&str]) {
+    if is_missing(command[0]) {
+        return;
+    }
     let folder = folder();
     for profile in ["deck", "deel", "stripe"] {
         let demo = Demo::start(&folder.path().join(profile), profile);
@@ -88,6 +92,15 @@ async fn retries_to_the_original_answer(command: &[&str]) {
         assert_eq!(state["executed"], 1);
         assert_eq!(state["payments"], serde_json::json!([answer]));
     }
+}
+
+/// Says so where a client's program isn't there.
+fn is_missing(program: &str) -> bool {
+    let is_missing = on_path(program).is_none();
+    if is_missing {
+        skip(program, "scripts/test installs it");
+    }
+    is_missing
 }
 
 fn client_file(name: &str) -> String {
@@ -138,6 +151,9 @@ async fn reqwest_loses_an_answer_and_gets_it_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_retries_by_itself_and_pays_once() {
+    if is_missing("curl") {
+        return;
+    }
     let folder = folder();
     let demo = Demo::start(&folder.path().join("db"), "ietf");
     let proxy = DroppingProxy::start(&demo.url, 1).await;

@@ -50,7 +50,7 @@ pub fn signal(name: &str, processes: &[u32]) {
     kill.stderr(Stdio::null()).status().unwrap();
 }
 
-/// Says that a server isn't there.
+/// Says that a program isn't there.
 ///
 /// # Panics
 ///
