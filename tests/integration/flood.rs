@@ -211,7 +211,7 @@ fn a_flood_of_one_tenant_s_keys_leaves_the_others_their_room() {
 #[cfg(unix)]
 #[test]
 fn what_expires_makes_room_on_the_disk_again() {
-    let bench = Bench::new();
+    let bench = Bench::in_memory();
     let builder = bench.builder().max_disk_bytes(64 << 20);
     let engine = builder.open(bench.path()).unwrap();
     for round in 0..3 {

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 
 use self::pair::{KEYS, Pair, Setup, Step};
-use crate::support::{folder, is_full_run};
+use crate::support::{folder_in_memory, is_full_run};
 
 fn step() -> impl Strategy<Value = Step> {
     let terms = prop_oneof![
@@ -76,7 +76,7 @@ fn random_sequences_go_as_in_the_reference_model() {
     let sequences = (setup(), prop::collection::vec(step(), 1..60));
     TestRunner::new(config)
         .run(&sequences, |(setup, steps)| {
-            let mut pair = Pair::new(setup, folder());
+            let mut pair = Pair::new(setup, folder_in_memory());
             for step in steps {
                 pair.take(step);
             }

@@ -282,7 +282,7 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let bench = Bench::new();
+        let bench = Bench::in_memory();
         let path = bench.path();
         let mut run = Self {
             bench,

@@ -526,7 +526,7 @@ fn sealing_waits_for_nobody_and_nobody_for_it() {
 
 #[test]
 fn a_flipped_bit_in_a_sealed_block_never_makes_a_key_absent() {
-    let bench = Bench::new();
+    let bench = Bench::in_memory();
     let builder = bench.builder().segment_entries(4).replay_cache_bytes(0);
     let engine = builder.clone().open(bench.path()).unwrap();
     for number in 0..2 {

@@ -15,7 +15,7 @@ use crate::testkit::random;
 const ANNOUNCED: usize = 512;
 /// Who hears nothing for so long doesn't listen.
 const HEARS_WITHIN: Duration = Duration::from_secs(3);
-const HEARS_ALL_WITHIN: Duration = Duration::from_secs(10);
+const HEARS_ALL_WITHIN: Duration = Duration::from_secs(5);
 const REPEATED_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) async fn what_is_announced_is_heard<R: Register>(ground: &Ground<'_, R>) {

@@ -57,7 +57,7 @@ fn is_merged(name: &str) -> bool {
 impl Sample {
     /// A store with sealed and merged segments, a rolled journal and an active one.
     pub(super) fn new() -> Self {
-        let bench = Bench::new();
+        let bench = Bench::in_memory();
         let mut sample = Self {
             bench,
             files: BTreeMap::new(),

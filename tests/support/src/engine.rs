@@ -24,9 +24,18 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        Self::within(folder())
+    }
+
+    /// The same in memory.
+    pub fn in_memory() -> Self {
+        Self::within(folder_in_memory())
+    }
+
+    fn within(folder: tempfile::TempDir) -> Self {
         Self {
             clock: ManualClock::new(),
-            folder: folder(),
+            folder,
         }
     }
 
@@ -107,6 +116,11 @@ pub fn folder() -> tempfile::TempDir {
     let folder = program.ancestors().nth(3).unwrap().join("tmp");
     std::fs::create_dir_all(&folder).unwrap();
     tempfile::tempdir_in(folder).unwrap()
+}
+
+/// A temporary folder in memory, where there is such a thing: for tests that ask nothing of the disk, and mostly wait for it.
+pub fn folder_in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| folder())
 }
 
 pub fn key(text: impl AsRef<str>) -> Key {
