@@ -197,7 +197,7 @@ impl Engine {
     ///
     /// The wait ends with the other attempt's completion (a replay), its release or its lease's end (a
     /// grant, to one of those who wait), or after `patience`, counted on the engine's clock, with
-    /// [`Outcome::InFlight`]. It is woken, not polled. A held key is waited for like any other.
+    /// `Outcome::InFlight`. It is woken, not polled. A held key is waited for like any other.
     ///
     /// # Errors
     ///

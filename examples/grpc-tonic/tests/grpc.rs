@@ -1,5 +1,8 @@
 //! gRPC through the layer, with tonic's server and client: the status in the trailers decides.
 
+// A test fails by panicking; in helpers outside of `#[test]` functions, too.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::atomic::Ordering;
 
 use onceward_http::Profile;

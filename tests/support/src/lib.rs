@@ -5,6 +5,7 @@
     missing_docs,
     missing_debug_implementations,
     clippy::missing_panics_doc,
+    clippy::new_without_default,
     clippy::unwrap_used
 )]
 
