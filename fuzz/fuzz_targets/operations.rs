@@ -8,7 +8,7 @@ use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use onceward::{Reply, Resolution, Terms};
 
-#[path = "../../tests/integration/model/pair.rs"]
+#[path = "../../tests/models/model/pair.rs"]
 mod pair;
 
 use pair::{KEYS, Pair, Setup, Step};

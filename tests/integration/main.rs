@@ -17,7 +17,6 @@ mod layering;
 mod limits;
 mod linearizability;
 mod merging;
-mod model;
 #[cfg(unix)]
 mod moved_folder;
 #[cfg(feature = "redb")]
@@ -26,7 +25,6 @@ mod race;
 #[cfg(feature = "testkit")]
 mod register;
 mod reopen;
-mod scope_limit;
 mod sealing;
 #[allow(dead_code, unreachable_pub)] // The tests of other packages use the rest.
 #[path = "../support/src/engine.rs"]

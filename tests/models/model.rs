@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 
 use self::pair::{KEYS, Pair, Setup, Step};
-use crate::support::{folder_in_memory, is_full_run};
+use support::engine::{folder_in_memory, is_full_run};
 
 fn step() -> impl Strategy<Value = Step> {
     let terms = prop_oneof![
@@ -68,9 +68,7 @@ fn random_sequences_go_as_in_the_reference_model() {
     let cases = if is_full_run() { 10_000 } else { 500 };
     let config = Config {
         cases,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
-            "tests/integration/model.seeds",
-        ))),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("model.seeds"))),
         ..Config::default()
     };
     let sequences = (setup(), prop::collection::vec(step(), 1..60));

@@ -9,7 +9,7 @@ use onceward::{Builder, Engine, ErrorKind, Guard, Key, Outcome, Reply, Result};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::{Bench, LEASE, RETENTION, is_full_run, request, sealed};
+use support::engine::{Bench, LEASE, RETENTION, is_full_run, request, sealed};
 
 fn key_of(scope: &str, name: impl std::fmt::Display) -> Key {
     Key::new(scope, name.to_string()).unwrap()
