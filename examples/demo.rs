@@ -15,7 +15,7 @@ use onceward::{Engine, Fingerprint, Key, Outcome, Reply};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The lease of the killed processes' attempts; 2 minutes would be a long demo.
-const SHORT_LEASE: Duration = Duration::from_secs(3);
+const SHORT_LEASE: Duration = Duration::from_secs(2);
 const CALLERS: u64 = 1_000;
 
 fn main() -> ExitCode {
@@ -207,7 +207,7 @@ fn killed_after_complete(folder: &Path, report: &mut Report) -> Result<()> {
 }
 
 fn throughput(folder: &Path, report: &mut Report) -> Result<()> {
-    const SECONDS: u64 = 2;
+    const SECONDS: u64 = 1;
     step(
         "How fast is this disk? begin + complete, each durable before it returns, 512-byte replies",
     );
