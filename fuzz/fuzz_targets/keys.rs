@@ -3,11 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use onceward_http::http::header::{HeaderName, HeaderValue};
-use onceward_http::http::{HeaderMap, Method, Response};
-use onceward_http::profile::{Admission, Answered, Content, KeyProblem, KeySyntax, Profile, Reason};
 use onceward::limits::{MAX_KEY_BYTES, MAX_SCOPE_BYTES};
 use onceward::{ErrorKind, Key, Reply};
+use onceward_http::http::header::{HeaderName, HeaderValue};
+use onceward_http::http::{HeaderMap, Method, Response};
+use onceward_http::profile::{
+    Admission, Answered, Content, KeyProblem, KeySyntax, Profile, Reason,
+};
 
 #[derive(Debug, arbitrary::Arbitrary)]
 struct Input {
