@@ -74,7 +74,8 @@ pub fn on_path(program: &str) -> Option<PathBuf> {
 /// A port that nobody listens on, nor on the one that is `further` above it.
 pub fn free_port(further: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    const FIRST: u32 = 20_000;
+    // Both below those that the system gives to clients, which would take one before its server does.
+    const FIRST: u32 = 10_000;
     const PORTS: u32 = 10_000;
     loop {
         let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
