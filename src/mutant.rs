@@ -8,8 +8,10 @@
 pub(crate) enum Mutant {
     /// Callers are answered before the commit.
     AnswerFirst,
-    /// A journal that a crash has left is written to again.
-    AppendsAfterCrash,
+    /// A frame's checksum doesn't cover its offset.
+    FrameAnywhere,
+    /// A log ends where no whole frame stands, whatever is behind.
+    TailCutAtDamage,
     /// A failed sync counts as a good one.
     BelievesFailedSync,
     /// A journal goes before its sealed file is on the disk.

@@ -20,11 +20,9 @@ pub struct Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Repairing the file of the active segment after a crash; in thousandths of the file.
-    Repairing,
     /// Opening the sealed segments; in segments.
     Opening,
-    /// Reading what was written since the last checkpoint of the active segment; in entries.
+    /// Reading the logs of segments that aren't sealed; in bytes.
     Indexing,
     /// Reading everything and checking it; in keys.
     Verifying,

@@ -14,6 +14,7 @@ pub(crate) struct Secret {
     for_key_scopes: [u8; 32],
     for_fingerprints: [u8; 32],
     for_scopes: [u8; 32],
+    for_logs: [u8; 32],
     check: [u8; 32],
 }
 
@@ -25,6 +26,7 @@ impl Secret {
             for_key_scopes: blake3::derive_key("onceward 2026 scopes of key digests", material),
             for_fingerprints: blake3::derive_key("onceward 2025 fingerprints at rest", material),
             for_scopes: blake3::derive_key("onceward 2026 scopes of credentials", material),
+            for_logs: blake3::derive_key("onceward 2026 frames of logs", material),
             check: blake3::derive_key("onceward 2025 secret check value", material),
         }
     }
@@ -52,6 +54,14 @@ impl Secret {
     pub(crate) fn scope(&self, credential: &[u8]) -> String {
         let hash = blake3::keyed_hash(&self.for_scopes, credential);
         hash.to_hex().to_string()
+    }
+
+    /// What the checksums in a segment's log begin with.
+    pub(crate) fn log_seed(&self, store_id: &[u8; 16], segment: u64) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.for_logs);
+        hasher.update(store_id).update(&segment.to_le_bytes());
+        let hash = hasher.finalize();
+        u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
     }
 
     pub(crate) fn digest(&self, key: &Key) -> Digest {

@@ -172,8 +172,8 @@ impl Builder {
 
     /// The budget of all page caches together: 1 MiB to 1 TiB; 64 MiB by default.
     ///
-    /// Half of it goes to the sealed segments, according to their sizes; they are opened anew when their shares change
-    /// much. An eighth goes to each journal. No segment gets less than 32 KiB, so that the smallest budgets are exceeded with many
+    /// Three quarters of it go to the sealed segments, according to their sizes; they are opened anew when their shares change
+    /// much. No segment gets less than 32 KiB, so that the smallest budgets are exceeded with many
     /// segments.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;

@@ -5,6 +5,7 @@
 mod expected;
 mod interruptions;
 mod io_faults;
+mod log;
 mod mutants;
 mod panics;
 mod power_cuts;

@@ -253,7 +253,7 @@ fn a_pepper_must_be_the_one_the_folder_was_made_with() {
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
 }
 
-/// A store of five sealed segments and an active one, closed, in which every key `0..21` was completed.
+/// A store of six sealed segments, closed, in which every key `0..21` was completed.
 fn closed_store() -> Bench {
     let bench = Bench::new();
     let builder = bench.builder().segment_entries(8);
@@ -266,15 +266,23 @@ fn closed_store() -> Bench {
     bench
 }
 
-/// The file of a sealed segment, or else of a journal.
+/// The file of a sealed segment.
 fn segment(bench: &Bench, id: u32) -> PathBuf {
-    let file = |kind| bench.path().join(format!("{kind}-{id:010}.redb"));
-    let sealed = file("sealed");
-    if sealed.exists() {
-        sealed
-    } else {
-        file("segment")
+    bench.path().join(format!("sealed-{id:010}.redb"))
+}
+
+/// A store as a crash leaves it: two sealed segments, and a log with the keys `8` and `9`.
+fn crashed_store() -> (Bench, PathBuf) {
+    let running = Bench::new();
+    let builder = running.builder().segment_entries(8);
+    let engine = builder.open(running.path()).unwrap();
+    for number in 0..10 {
+        completed(&engine, &number.to_string(), "body");
+        sealed(&engine);
     }
+    let bench = running.crashed();
+    let log = bench.path().join("segment-0000000003.log");
+    (bench, log)
 }
 
 #[test]
@@ -302,11 +310,7 @@ fn a_missing_manifest_or_secret_is_noticed() {
 
 #[test]
 fn a_file_that_is_no_redb_file_is_corrupt_and_left_as_it_is() {
-    for name in [
-        "manifest.redb",
-        "sealed-0000000002.redb",
-        "segment-0000000006.redb",
-    ] {
+    for name in ["manifest.redb", "sealed-0000000002.redb"] {
         for garbage in [Vec::new(), b"no redb file".to_vec(), vec![0xaa; 100_000]] {
             let bench = closed_store();
             let path = bench.path().join(name);
@@ -321,11 +325,7 @@ fn a_file_that_is_no_redb_file_is_corrupt_and_left_as_it_is() {
 #[test]
 fn a_redb_file_of_something_else_is_corrupt() {
     const OTHER: TableDefinition<'_, u64, u64> = TableDefinition::new("something else");
-    for name in [
-        "manifest.redb",
-        "sealed-0000000002.redb",
-        "segment-0000000006.redb",
-    ] {
+    for name in ["manifest.redb", "sealed-0000000002.redb"] {
         let bench = closed_store();
         let path = bench.path().join(name);
         fs::remove_file(&path).unwrap();
@@ -372,6 +372,57 @@ fn a_truncated_segment_is_an_error_and_never_an_absent_key() {
     }
 }
 
+#[test]
+fn a_log_that_is_missing_or_none_is_corrupt_and_left_as_it_is() {
+    let (bench, log) = crashed_store();
+    fs::remove_file(&log).unwrap();
+    let error = refused(bench.builder().open(bench.path()));
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    for garbage in [Vec::new(), b"no log".to_vec(), vec![0xaa; 100_000]] {
+        let (bench, log) = crashed_store();
+        fs::write(&log, &garbage).unwrap();
+        let error = refused(bench.builder().open(bench.path()));
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(fs::read(&log).unwrap(), garbage);
+    }
+}
+
+#[test]
+fn another_stores_log_is_corrupt() {
+    let ((bench, log), (_other, others)) = (crashed_store(), crashed_store());
+    fs::copy(others, log).unwrap();
+    let error = refused(bench.builder().open(bench.path()));
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[test]
+fn a_log_that_was_cut_short_is_corrupt() {
+    let (_bench, log) = crashed_store();
+    let length = fs::metadata(log).unwrap().len();
+    for keep in [0, 1, 4_096, 8_192, 12_000, length / 2, length - 1] {
+        let (bench, log) = crashed_store();
+        let file = fs::OpenOptions::new().write(true).open(log);
+        file.unwrap().set_len(keep).unwrap();
+        let error = refused(bench.builder().open(bench.path()));
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{keep}: {error}");
+    }
+}
+
+#[test]
+fn damage_in_the_middle_of_a_log_is_corrupt_and_says_where() {
+    replayed(&crashed_store().0.open(), "9");
+    let (bench, log) = crashed_store();
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[2 * 4_096 + 70] ^= 1;
+    fs::write(&log, &bytes).unwrap();
+    let error = refused(bench.builder().open(bench.path()));
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let text = error.to_string();
+    assert!(text.contains("segment-0000000003.log"), "{text}");
+    assert!(text.contains("from 8192 to 12288"), "{text}");
+    assert_eq!(fs::read(&log).unwrap(), bytes);
+}
+
 /// Rewrites one row of the manifest.
 fn rewrite_manifest(bench: &Bench, row: &str, change: impl FnOnce(&mut Vec<u8>)) {
     const MANIFEST: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("onceward manifest");
@@ -395,7 +446,7 @@ fn another_format_is_unsupported_and_left_as_it_is() {
     let bench = closed_store();
     let names =
         |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|file| file.0.clone()).collect::<Vec<_>>();
-    for (format, advice) in [(4, "newer"), (2, "new folder"), (1, "new folder")] {
+    for (format, advice) in [(5, "newer"), (3, "new folder"), (1, "new folder")] {
         rewrite_manifest(&bench, "format", |bytes| bytes[0] = format);
         let before = contents(&bench.path());
         let error = refused(bench.builder().open(bench.path()));
@@ -403,7 +454,7 @@ fn another_format_is_unsupported_and_left_as_it_is() {
         assert!(error.to_string().contains(advice), "{error}");
         assert_eq!(names(&contents(&bench.path())), names(&before));
     }
-    rewrite_manifest(&bench, "format", |bytes| bytes[0] = 3);
+    rewrite_manifest(&bench, "format", |bytes| bytes[0] = 4);
     replayed(&bench.open(), "7");
 }
 
@@ -512,11 +563,19 @@ fn restore(path: &std::path::Path, before: &[(PathBuf, Vec<u8>)]) {
 fn leftovers_of_a_crashed_roll_are_removed() {
     for half in [&b""[..], b"half a segment"] {
         let bench = closed_store();
-        let orphan = segment(&bench, 7);
+        let orphan = bench.path().join("segment-0000000007.log.new");
         fs::write(&orphan, half).unwrap();
         replayed(&bench.open(), "7");
         assert!(!orphan.exists());
     }
+    // Made, and not listed yet.
+    let bench = closed_store();
+    let manifest = fs::read(bench.path().join("manifest.redb")).unwrap();
+    let engine = bench.open();
+    let crashed = bench.crashed();
+    fs::write(crashed.path().join("manifest.redb"), manifest).unwrap();
+    replayed(&crashed.open(), "7");
+    drop(engine);
 }
 
 #[test]
@@ -549,18 +608,23 @@ fn a_manifest_older_than_its_segments_is_noticed_and_costs_no_segment() {
 }
 
 #[test]
-fn an_older_copy_of_the_active_segment_is_noticed() {
+fn an_older_copy_of_a_log_is_noticed_after_a_close() {
     let bench = Bench::new();
     let engine = bench.open();
+    let log = bench.path().join("segment-0000000001.log");
+    // So that it can't be sealed when the engine is closed.
+    fs::create_dir(bench.path().join("sealed-0000000001.redb.new")).unwrap();
     completed(&engine, "first", "body");
-    engine.close().unwrap();
-    let older = fs::read(segment(&bench, 1)).unwrap();
-    let engine = bench.open();
+    let older = fs::read(&log).unwrap();
     completed(&engine, "second", "body");
     engine.close().unwrap();
-    fs::write(segment(&bench, 1), older).unwrap();
-    assert_eq!(
-        refused(bench.builder().open(bench.path())).kind(),
-        ErrorKind::Corrupt
-    );
+    fs::remove_dir(bench.path().join("sealed-0000000001.redb.new")).unwrap();
+    let newer = fs::read(&log).unwrap();
+    fs::write(&log, older).unwrap();
+    let error = refused(bench.builder().open(bench.path()));
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    fs::write(&log, newer).unwrap();
+    let engine = bench.open();
+    replayed(&engine, "first");
+    replayed(&engine, "second");
 }

@@ -141,7 +141,9 @@ impl Source {
                 let is_of_path = |char: char| char.is_alphanumeric() || "_:".contains(char);
                 let end = self.code[at..].find(|char| !is_of_path(char));
                 let path = &self.code[at..end.map_or(self.code.len(), |end| at + end)];
-                let is_whole = !self.code[..at].ends_with(is_of_path);
+                // Who may see something isn't a use.
+                let is_whole =
+                    !self.code[..at].ends_with(is_of_path) && !self.code[..at].ends_with("pub(in ");
                 if is_whole && !path.ends_with("::") {
                     found.extend(self.resolve(path));
                 }
@@ -318,6 +320,12 @@ fn no_package_is_tested_with_one_that_depends_on_it() {
 fn begins_function(line: &str) -> bool {
     const BEFORE: [&str; 5] = ["pub ", "pub(crate) ", "pub(super) ", "async ", "const "];
     let mut rest = line.trim_start();
+    if let Some((_, after)) = rest
+        .strip_prefix("pub(in ")
+        .and_then(|rest| rest.split_once(") "))
+    {
+        rest = after;
+    }
     while let Some(stripped) = BEFORE.iter().find_map(|word| rest.strip_prefix(word)) {
         rest = stripped;
     }

@@ -411,7 +411,7 @@ fn a_segment_that_cannot_be_rolled_shows_in_health_until_it_can() {
     let bench = Bench::new();
     let engine = bench.builder().segment_entries(4);
     let engine = engine.open(bench.path()).unwrap();
-    let obstacle = in_the_way(&bench, "segment-0000000002.redb");
+    let obstacle = in_the_way(&bench, "segment-0000000002.log");
     for number in 0..4 {
         completed(&engine, &number.to_string(), "body");
     }
@@ -479,9 +479,10 @@ fn a_sweep_that_fails_shows_in_health_until_one_succeeds() {
     for number in 0..4 {
         completed(&engine, &number.to_string(), "body");
     }
-    sealed(&engine);
+    let log = bench.path().join("segment-0000000001.log");
+    eventually(|| !log.exists());
     bench.clock.advance(2 * RETENTION);
-    let obstacle = in_the_way(&bench, "segment-0000000001.redb");
+    let obstacle = in_the_way(&bench, "segment-0000000001.log");
     engine.sweep().unwrap_err();
     let text = warning(&engine).unwrap();
     assert!(text.contains("sweep"), "{text}");

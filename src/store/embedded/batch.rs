@@ -1,11 +1,11 @@
 //! What the writer has decided and not yet committed.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::index::{Slot, SlotKind};
 use super::lanes::Done;
+use super::log::{FrameBuffer, Span};
 use super::view::Current;
 use crate::clock::Timestamp;
 use crate::codec::{self, Heading};
@@ -24,8 +24,7 @@ pub(super) struct Batch {
     pub(super) dones: Vec<Done>,
     /// What the batch itself has made of a key.
     overlay: HashMap<u128, Staged, BuildDigestHasher>,
-    bytes: Vec<u8>,
-    ranges: Vec<Range<usize>>,
+    pub(super) frame: FrameBuffer,
     added: i64,
     /// By scope; only if there is a limit on its keys.
     added_of_scopes: Option<HashMap<u64, i64, BuildDigestHasher>>,
@@ -57,15 +56,15 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    /// What the index notes of it.
-    pub(super) fn slot(&self) -> Slot {
+    /// What the index notes of it, if its entry stands there.
+    pub(super) fn slot(&self, span: Span) -> Slot {
         let record = self.stored.as_ref().map(|stored| &stored.record);
         let kind = match record {
             None => SlotKind::Removed,
             Some(Record::InFlight(_)) => SlotKind::InFlight,
             Some(Record::Completed(_)) => SlotKind::Completed,
         };
-        Slot::new(self.sequence, kind)
+        Slot::new(self.sequence, kind, span)
     }
 }
 
@@ -82,8 +81,7 @@ impl Batch {
         self.answers.clear();
         self.dones.clear();
         self.overlay.clear();
-        self.bytes.clear();
-        self.ranges.clear();
+        self.frame.clear();
         self.added = 0;
         if let Some(added) = &mut self.added_of_scopes {
             added.clear();
@@ -110,21 +108,15 @@ impl Batch {
         prior: Option<u64>,
         cipher: Option<&Cipher>,
     ) -> Result<()> {
-        let start = self.bytes.len();
         let heading = Heading {
             sequence,
             written_at: now,
             prior,
         };
-        let encoded = match &stored {
-            Some(stored) => self.encode(heading, stored, cipher),
-            None => codec::encode_removal(&mut self.bytes, heading, digest),
-        };
-        if let Err(error) = encoded {
-            self.bytes.truncate(start);
-            return Err(error);
-        }
-        self.ranges.push(start..self.bytes.len());
+        self.frame.push(|out| match &stored {
+            Some(stored) => encode(out, heading, stored, cipher),
+            None => codec::encode_removal(out, heading, digest),
+        })?;
         let added = i64::from(stored.is_some()) - i64::from(prior.is_some());
         self.added += added;
         // What is freed makes room once it is published: it may not have counted.
@@ -147,25 +139,6 @@ impl Batch {
         Ok(())
     }
 
-    fn encode(&mut self, heading: Heading, stored: &Stored, cipher: Option<&Cipher>) -> Result<()> {
-        let encrypted = cipher.map(|cipher| codec::encrypted(stored, cipher));
-        let encrypted = encrypted.transpose()?.flatten();
-        let written = encrypted.as_ref().unwrap_or(stored);
-        codec::encode_put(&mut self.bytes, heading, written)
-    }
-
-    /// The staged entries, in order.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.publications
-            .iter()
-            .zip(&self.ranges)
-            .map(|(publication, range)| (publication.sequence, &self.bytes[range.clone()]))
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
     pub(super) fn added(&self, digest: &Digest) -> Added {
         let of_scopes = self.added_of_scopes.as_ref();
         let of_scope = of_scopes.and_then(|scopes| scopes.get(&digest.scope()));
@@ -174,4 +147,15 @@ impl Batch {
             keys_of_scope: of_scope.copied().unwrap_or(0),
         }
     }
+}
+
+fn encode(
+    out: &mut Vec<u8>,
+    heading: Heading,
+    stored: &Stored,
+    cipher: Option<&Cipher>,
+) -> Result<()> {
+    let encrypted = cipher.map(|cipher| codec::encrypted(stored, cipher));
+    let encrypted = encrypted.transpose()?.flatten();
+    codec::encode_put(out, heading, encrypted.as_ref().unwrap_or(stored))
 }

@@ -16,7 +16,6 @@ pub(super) enum Run {
     Filter = 1,
     Fences = 2,
     Attempts = 3,
-    Checkpoint = 4,
 }
 
 impl Run {

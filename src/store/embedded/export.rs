@@ -139,7 +139,7 @@ impl Cursor {
 /// An entry that a journal held, which may have been sealed meanwhile. What is superseded isn't sealed.
 fn read_slot(segment: &Segment, (short, slot): (u128, Slot)) -> Result<Option<JournalEntry>> {
     match segment {
-        Segment::Journal(journal) => journal.read(slot.sequence()).map(Some),
+        Segment::Journal(journal) => journal.read(slot).map(Some),
         Segment::Sealed(sealed) => sealed.find_short(short),
     }
 }

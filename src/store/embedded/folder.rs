@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::directory::{self, Directory, FileId, Name};
-use super::disk::{self, Call, Step};
-use super::edge::io_error;
+use super::files::directory::{self, Directory, FileId, Name};
+use super::files::disk::{self, Call, Step};
+use super::files::edge::io_error;
 use super::segment_file::{FileKind, SegmentFile};
 use super::tally::SegmentHeader;
 use crate::error::{Error, ErrorKind, Result};
@@ -137,6 +137,13 @@ impl Folder {
 
     pub(super) fn journal(&self, id: u64) -> Name {
         self.segment(SegmentFile::journal(id))
+    }
+
+    pub(super) fn unfinished_journal(&self, id: u64) -> Name {
+        self.segment(SegmentFile {
+            kind: FileKind::UnfinishedJournal,
+            ..SegmentFile::journal(id)
+        })
     }
 
     pub(super) fn sealed(&self, header: &SegmentHeader) -> Name {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::disk::{data_file, existing_file};
-use super::edge::{Owned, redb_call};
+use super::files::disk::{data_file, existing_file};
+use super::files::edge::{Owned, redb_call};
 use super::folder::Folder;
 use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
@@ -22,7 +22,7 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("onceward m
 /// The folder's format version, readable by every version of the crate: 4 bytes, little-endian.
 const FORMAT_ROW: &str = "format";
 const STATE_ROW: &str = "state";
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const WHAT: &str = "the manifest";
 const CACHE_BYTES: usize = 256 << 10;
 /// An epoch begins at a multiple of two to this power: about a million sequences for each millisecond
@@ -139,6 +139,11 @@ impl SegmentRow {
         }
     }
 
+    /// Whether the segment has ended without an entry.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rolled.is_some_and(|rolled| rolled.holds.entries == 0)
+    }
+
     /// Whether the row lists the segment with this number, or the one that it was merged into.
     pub(super) fn covers(&self, id: u64) -> bool {
         (self.first_id..=self.id).contains(&id)
@@ -178,9 +183,7 @@ impl ManifestState {
 
     /// Lists a new segment after the last, which has ended. One that ended empty is listed no more.
     pub(super) fn begin_next(&mut self, header: SegmentHeader, opened_at: Timestamp) {
-        let is_empty =
-            |row: &SegmentRow| row.rolled.is_some_and(|rolled| rolled.holds.entries == 0);
-        if self.segments.last().is_some_and(is_empty) {
+        if self.segments.last().is_some_and(SegmentRow::is_empty) {
             self.segments.pop();
         }
         self.segments.push(SegmentRow::new(header, opened_at));
@@ -343,7 +346,7 @@ fn check_format(row: Option<&[u8]>) -> Result<()> {
                  use a newer one"
             ),
         )),
-        Some(older @ (1 | 2)) => Err(Error::new(
+        Some(older @ 1..FORMAT) => Err(Error::new(
             ErrorKind::UnsupportedFormat,
             format!(
                 "the folder has the format {older}, which no release of onceward has written: use a new \

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::block::BLOCK_BYTES;
 use super::budget::Budget;
-use super::disk::Step;
+use super::files::disk::Step;
 use super::folder::Folder;
 use super::manifest::{Manifest, ManifestState, RolledRow, SegmentContent, SegmentRow};
 use super::merge_choice::{self, Candidate, MERGED_AT_ONCE, Most};
@@ -238,7 +238,7 @@ impl Shared {
             }
             self.pause(PAUSES_FOR * begun.elapsed());
             // What is rolled meanwhile, or has to be opened anew, doesn't wait for the end of this.
-            self.renew_stale()?;
+            self.share_caches()?;
             self.seal_all()?;
         }
     }

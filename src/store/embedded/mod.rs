@@ -1,4 +1,4 @@
-//! The embedded store: a folder of segments, each a redb file, behind one writer.
+//! The embedded store: a folder of segments, first a log and later a redb file each, behind one writer.
 //!
 //! `docs/DESIGN.md` draws the folder, the bytes, and what a crash leaves at each step.
 
@@ -7,21 +7,17 @@ mod blob;
 mod block;
 mod budget;
 mod condition;
-mod directory;
-mod disk;
-mod edge;
 mod ends;
 mod export;
+mod files;
 mod filter;
 mod folder;
-mod frozen_file;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
-mod growing_file;
 mod index;
 mod journal;
-mod journal_file;
 mod lanes;
+mod log;
 mod manifest;
 mod merge_choice;
 mod merge_input;
@@ -44,8 +40,6 @@ mod upkeep;
 mod verify;
 mod view;
 mod warnings;
-#[cfg(onceward_faults)]
-mod watched_file;
 mod writer;
 
 use std::sync::Arc;
@@ -81,6 +75,9 @@ pub(crate) use recovery::{Recovered, recover};
 
 /// How many full segments the disk space is good for, if it is limited.
 const SEGMENTS_AT_LEAST: u64 = 16;
+/// A new log takes so many bytes of the disk, whatever comes: a sixteenth of its segment's limit, between these.
+const LEAST_FIRST_FILL: u64 = 64 << 10;
+const MOST_FIRST_FILL: u64 = 1 << 20;
 /// No merged segment holds more than so many full ones did.
 const MERGED_AT_MOST: u64 = 16;
 
@@ -113,6 +110,11 @@ impl Settings {
     fn segment_bytes(&self) -> u64 {
         let most = self.max_disk_bytes.unwrap_or(u64::MAX);
         self.segment_bytes.min(most / SEGMENTS_AT_LEAST)
+    }
+
+    /// How much of a new log is filled with zeros before it is used.
+    fn first_fill(&self) -> u64 {
+        (self.segment_bytes() / 16).clamp(LEAST_FIRST_FILL, MOST_FIRST_FILL)
     }
 
     fn most_merged(&self) -> Most {
@@ -167,6 +169,7 @@ impl Embedded {
             folder: recovered.folder,
             segment_entries: settings.segment_entries,
             segment_bytes: settings.segment_bytes(),
+            first_fill: settings.first_fill(),
             max_disk_bytes: settings.max_disk_bytes,
             budget: settings.budget(),
             sealing,
@@ -184,6 +187,7 @@ impl Embedded {
             Arc::clone(&shared),
             exits,
             recovered.active,
+            recovered.log,
             recovered.next_sequence,
         );
         let store = Self {
@@ -295,10 +299,6 @@ impl Store for Embedded {
         let shared = &*self.shared;
         let set = shared.view.segments();
         let sealed_caches = set.sealed.iter().map(|sealed| sealed.page_cache_bytes());
-        let journal_caches = set
-            .journals
-            .iter()
-            .map(|journal| journal.page_cache_bytes());
         Figures {
             in_flight: shared.view.in_flight(),
             queued: shared.lanes.queued(),
@@ -306,7 +306,7 @@ impl Store for Embedded {
             sealed_segments: set.sealed.len() as u64,
             disk_bytes: shared.folder.segment_bytes(),
             index_bytes: set.index_bytes(),
-            page_cache_bytes: sealed_caches.chain(journal_caches).sum(),
+            page_cache_bytes: sealed_caches.sum(),
             replay_cache_bytes: shared.view.cached_bytes(),
             commits: shared.commits.load(Ordering::Relaxed),
             entries_written: shared.entries_written.load(Ordering::Relaxed),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::index::Slot;
 use super::set::SegmentSet;
 use crate::codec::{EntryState, JournalEntry};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,7 +18,7 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Spot {
     /// In this of the set's journals.
-    Journal { at: usize, sequence: u64 },
+    Journal { at: usize, slot: Slot },
     /// Perhaps in this of the set's sealed segments, or else in an older one with a higher number than the second.
     Sealed { at: usize, above: u64 },
 }
@@ -26,8 +27,8 @@ impl Place {
     pub(super) fn read(&self, digest: &Digest) -> Result<Option<JournalEntry>> {
         match self.spot {
             Spot::Sealed { at, above } => self.set.read_sealed(digest, at, above),
-            Spot::Journal { at, sequence } => {
-                let entry = self.set.journals[at].read(sequence)?;
+            Spot::Journal { at, slot } => {
+                let entry = self.set.journals[at].read(slot)?;
                 if entry.state == EntryState::Removed {
                     return Err(Error::new(
                         ErrorKind::Corrupt,
@@ -46,7 +47,7 @@ impl Place {
         }
         let newest = set.newest_slot(short).map(|(_, slot)| slot.sequence());
         match self.spot {
-            Spot::Journal { sequence, .. } => newest == Some(sequence),
+            Spot::Journal { slot, .. } => newest == Some(slot.sequence()),
             Spot::Sealed { .. } => newest.is_none(),
         }
     }

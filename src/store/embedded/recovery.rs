@@ -4,14 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redb::ReadableTableMetadata;
-
 use super::Settings;
-use super::directory::Name;
-use super::edge::redb_call;
 use super::folder::Folder;
-use super::journal::{JOURNAL, Journal};
-use super::journal_file::{JournalFile, WHAT};
+use super::journal::Journal;
+use super::log::{Log, LogWriter, Seed};
 use super::manifest::{Manifest, ManifestState, RolledRow, SegmentRow};
 use super::scan::Scan;
 use super::segment_file::{FileKind, SegmentFile};
@@ -24,8 +20,6 @@ use crate::secret::Secret;
 use crate::store::replay_cache::ReplayCache;
 use crate::sync::Mutex;
 
-/// What redb makes of a new segment's file is no larger.
-const FRESH_FILE_BYTES: u64 = 2 << 20;
 /// A wall clock further ahead of the record than this is reported, and delays the first unlinking.
 const CLOCK_STEP: Duration = Duration::from_secs(60 * 60);
 
@@ -39,6 +33,7 @@ pub(crate) struct Recovered {
     pub(super) secret: Secret,
     pub(super) view: View,
     pub(super) active: Arc<Journal>,
+    pub(super) log: LogWriter,
     pub(super) next_sequence: u64,
     pub(super) clock_step: Option<Duration>,
 }
@@ -63,9 +58,9 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     };
     manifest.settle()?;
     let state = manifest.state();
-    remove_orphans(&folder, state, settings)?;
+    remove_orphans(&folder, state, &secret)?;
 
-    let mut scan = Scan::of(&folder, state, settings)?;
+    let mut scan = Scan::of(&folder, state, &secret, settings)?;
     remove_replaced(&folder, state)?;
     let highest_time = scan.highest_time.max(Timestamp(state.time_mark_ms));
     let step = Timestamp::of(settings.clock.wall()).since(highest_time);
@@ -74,12 +69,15 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
 
     mark_open(&folder, &mut manifest, scan.last_sequence, settings)?;
     let next_sequence = manifest.state().last_sequence.max(scan.last_sequence) + 1;
-    if scan.set.active().is_none_or(|last| !last.is_writable()) {
-        let opened_at = timeline.now();
-        let active = new_active(&folder, &mut manifest, &mut scan, opened_at, settings)?;
-        scan.set.journals.push(active);
-    }
-    let active = Arc::clone(scan.set.active().expect("there is at least the first one"));
+    let (active, log) = new_active(
+        &folder,
+        &mut manifest,
+        &mut scan,
+        &secret,
+        timeline.now(),
+        settings,
+    )?;
+    scan.set.journals.push(Arc::clone(&active));
     let cache = ReplayCache::new(settings.replay_cache_bytes);
     let scopes = scan.scopes.take().map(Mutex::into_inner);
     let view = View::new(scan.set.clone(), cache, settings.cipher.clone(), scopes);
@@ -93,6 +91,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
         secret,
         view,
         active,
+        log,
         next_sequence,
         clock_step,
     })
@@ -229,7 +228,7 @@ fn mark_open(
 /// Removes files of segments that the manifest doesn't list: one that was taken off the list before a crash
 /// came, one that was made and not yet listed, and what an unfinished seal or merge left. A journal that was made and
 /// not listed is empty; if it isn't, the manifest is an older one than the segments.
-fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<()> {
+fn remove_orphans(folder: &Folder, state: &ManifestState, secret: &Secret) -> Result<()> {
     let files = folder.segment_files()?;
     let first = state.segments.first().map_or(0, |row| row.first_id);
     let last = state.segments.last().map_or(0, |row| row.id);
@@ -237,16 +236,15 @@ fn remove_orphans(folder: &Folder, state: &ManifestState, settings: &Settings) -
     for &file in &files {
         let row = state.segments.iter().find(|row| row.covers(file.id));
         let is_spare = match file.kind {
-            FileKind::UnfinishedSealed => true,
+            FileKind::UnfinishedSealed | FileKind::UnfinishedJournal => true,
             // What a listed file has taken the place of goes once that one was opened.
             FileKind::Journal if row.is_some() => continue,
             FileKind::Sealed if row.is_some_and(|row| is_replaced_or_listed(row, file)) => continue,
             // It was swept, or ended empty.
             FileKind::Journal if file.id < last => true,
             FileKind::Journal => {
-                let name = folder.segment(file);
-                let cache_bytes = settings.budget().writable();
-                file.id == last + 1 && is_blank(&name, cache_bytes)?
+                let seed = Seed(secret.log_seed(&state.store_id, file.id));
+                file.id == last + 1 && Log::open(&folder.segment(file), seed, true)?.is_blank()?
             }
             // As long as everything is there that it was made of, it is worth nothing yet.
             FileKind::Sealed => file.id < first || has_sources(&files, state, file),
@@ -296,23 +294,6 @@ fn remove_replaced(folder: &Folder, state: &ManifestState) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file is a segment that was made and never written to, or not even made to the end.
-fn is_blank(name: &Name, cache_bytes: usize) -> Result<bool> {
-    let holds_something = redb_call(WHAT, || {
-        let file = JournalFile::freeze(name, cache_bytes, Arc::new(|_| {}))?;
-        let rows = file.begin_read()?.open_table(JOURNAL)?;
-        Ok(rows.len()? > 0)
-    });
-    match holds_something {
-        Ok(holds_something) => Ok(!holds_something),
-        // Made, but not to the end. A larger file has held more than a beginning.
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            Ok(name.bytes().unwrap_or(u64::MAX) <= FRESH_FILE_BYTES)
-        }
-        Err(error) => Err(error),
-    }
-}
-
 fn check_orphan(is_spare: bool) -> Result<()> {
     if is_spare {
         return Ok(());
@@ -324,15 +305,16 @@ fn check_orphan(is_spare: bool) -> Result<()> {
     ))
 }
 
-/// Makes a new active segment: for a new store, and where the last one ended by a crash or an error of the disk. Nothing
-/// is ever appended to that one's file again: what it shows may be bound to what isn't on the disk.
+/// Makes a new active segment. To the log of a former process nothing is ever appended: what it shows may be bound to
+/// what isn't on the disk.
 fn new_active(
     folder: &Folder,
     manifest: &mut Manifest,
     scan: &mut Scan,
+    secret: &Secret,
     now: Timestamp,
     settings: &Settings,
-) -> Result<Arc<Journal>> {
+) -> Result<(Arc<Journal>, LogWriter)> {
     let state = manifest.state();
     let id = state.segments.last().map_or(1, |row| row.id + 1);
     let header = SegmentHeader {
@@ -342,7 +324,8 @@ fn new_active(
         first_sequence: state.last_sequence.max(scan.last_sequence) + 1,
     };
     let tally = Arc::new(Tally::new(header, 0));
-    let journal = folder.create_journal(tally, now, settings.budget().writable())?;
+    let seed = Seed(secret.log_seed(&state.store_id, id));
+    let (journal, log) = folder.create_journal(tally, now, seed, settings.first_fill())?;
     let ended = scan.set.active().cloned();
     let rolled = ended.as_ref().map(|ended| {
         let cut = RolledRow::ending(now, ended.content(), true);
@@ -364,7 +347,7 @@ fn new_active(
             Folder::remove_file(&folder.journal(ended.tally.id()))?;
         }
     }
-    Ok(Arc::new(journal))
+    Ok((Arc::new(journal), log))
 }
 
 impl Folder {
@@ -374,10 +357,15 @@ impl Folder {
         &self,
         tally: Arc<Tally>,
         opened_at: Timestamp,
-        cache_bytes: usize,
-    ) -> Result<Journal> {
+        seed: Seed,
+        fill: u64,
+    ) -> Result<(Journal, LogWriter)> {
         let name = self.journal(tally.id());
+        let unfinished = self.unfinished_journal(tally.id());
+        Self::remove_file(&unfinished)?;
         Self::remove_file(&name)?;
-        self.durably(|| Journal::create(&name, tally, opened_at, cache_bytes))
+        let made = Journal::create(&unfinished, tally, opened_at, seed, fill)?;
+        self.rename(&unfinished, &name)?;
+        Ok(made)
     }
 }

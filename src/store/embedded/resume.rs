@@ -1,15 +1,15 @@
 //! After an error of the disk: how the writer goes on.
 //!
-//! A commit that failed may be on the disk, in part or whole, and the page cache may show it though it isn't. So
-//! nothing is ever written to that file again. What was acknowledged is in it, by commits that succeeded: the
-//! segment is cut off after the last of these, which the manifest notes, and a new segment takes its place. Only then
-//! is anybody answered again. The cut segment is sealed like others, and its file goes.
+//! A frame that failed may be on the disk, in part or whole, and the page cache may show it though it isn't. So
+//! nothing is ever written to that file again. What was acknowledged is in it, in blocks that nothing has touched since
+//! they were synced: the segment is cut off after the last of these, which the manifest notes, and a new segment takes
+//! its place. Only then is anybody answered again. The cut segment is sealed like others, and its file goes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::disk::Step;
-use super::edge::with_causes;
+use super::files::disk::Step;
+use super::files::edge::with_causes;
 use super::lanes::Job;
 use super::manifest::RolledRow;
 use super::writer::Writer;
@@ -74,7 +74,6 @@ impl Writer {
     /// Cuts the active segment off after the last entry that is surely in it, and makes a new one.
     fn begin_anew(&mut self) -> Result<()> {
         self.shared.check_place()?;
-        self.freeze_active()?;
         let shared = Arc::clone(&self.shared);
         let now = shared.timeline.now();
         let cut = RolledRow::ending(now, self.active.content(), true);
@@ -87,27 +86,9 @@ impl Writer {
             }
             manifest.update(|state| state.end_last(cut, shared.view.segments().tallies()))
         })?;
-        let journal = self.next_journal(now)?;
+        let next = self.next_journal(now)?;
         self.step(Step::Resuming);
-        self.go_on_in(journal, cut)
-    }
-
-    /// Opens the active segment's file anew, to read it only: what was acknowledged can be answered again from then on.
-    fn freeze_active(&mut self) -> Result<()> {
-        if self.active.is_frozen() && !self.active.is_stale() {
-            return Ok(());
-        }
-        let shared = &self.shared;
-        let name = shared.folder.journal(self.active.tally.id());
-        let frozen = self.active.freeze(&name, shared.budget.writable())?;
-        let frozen = Arc::new(frozen);
-        shared.replace(|segments| {
-            segments.journals.pop();
-            segments.journals.push(Arc::clone(&frozen));
-            true
-        })?;
-        self.active = frozen;
-        Ok(())
+        self.go_on_in(next, cut)
     }
 
     /// Answers with an error whatever comes up, for some time or until the store is to stop.

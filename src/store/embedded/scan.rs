@@ -1,12 +1,15 @@
 //! Reading back what the segments hold, at open: indexes, counts, and the attempts in flight.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Settings;
+use super::files::directory::Name;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
-use super::journal::{How, Journal};
-use super::manifest::{ManifestState, SegmentRow};
+use super::journal::Journal;
+use super::log::{Seed, Span, Step};
+use super::manifest::{ManifestState, SegmentContent, SegmentRow};
 use super::scopes::ScopeCounts;
 use super::sealed::Sealed;
 use super::set::SegmentSet;
@@ -16,18 +19,14 @@ use super::view::{Attempt, View};
 use crate::clock::Timestamp;
 use crate::codec::{self, JournalEntry, Outline, OutlineState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mutant::{self, Mutant};
 use crate::outcome::OnAbandon;
-use crate::progress::Stage;
+use crate::progress::{OnProgress, Stage};
 use crate::record::Record;
+use crate::secret::Secret;
 use crate::sync::Mutex;
 
-/// After how many entries the progress is told.
-const TELL_AFTER: usize = 1 << 14;
-/// No entry is shorter: its digest, its checksum and its page's share alone are as long.
-const LEAST_ENTRY_BYTES: u64 = 64;
-/// From how many entries on two threads read them.
-const READ_BY_TWO: u64 = 1 << 14;
+/// After how many bytes of a log the progress is told.
+const TELL_AFTER: u64 = 8 << 20;
 
 /// The segments that were opened, oldest first, and what they tell.
 #[derive(Debug, Default)]
@@ -60,9 +59,13 @@ impl OfAll {
 }
 
 impl Scan {
-    /// Opens all segments that the manifest lists. Only the ends of journals are read that no checkpoint
-    /// covers.
-    pub(super) fn of(folder: &Folder, state: &ManifestState, settings: &Settings) -> Result<Self> {
+    /// Opens all segments that the manifest lists, and reads those that aren't sealed.
+    pub(super) fn of(
+        folder: &Folder,
+        state: &ManifestState,
+        secret: &Secret,
+        settings: &Settings,
+    ) -> Result<Self> {
         let scopes = known_scopes(folder, state, settings);
         let kept_to = scopes.as_ref().map(ScopeCounts::counted_to);
         let mut scan = Self {
@@ -77,7 +80,8 @@ impl Scan {
             if row.is_sealed {
                 scan.open_sealed(folder, &tally, row, sealed, settings)?;
             } else {
-                scan.open_journal(folder, tally, row, state, settings)?;
+                let seed = Seed(secret.log_seed(&state.store_id, row.id));
+                scan.open_journal(folder, tally, row, state, seed, &settings.progress)?;
             }
         }
         let last = scan.last_sequence.max(state.last_sequence);
@@ -120,60 +124,37 @@ impl Scan {
         tally: Arc<Tally>,
         row: &SegmentRow,
         state: &ManifestState,
-        settings: &Settings,
+        seed: Seed,
+        progress: &OnProgress,
     ) -> Result<()> {
-        let progress = settings.progress.clone();
+        let holds = match row.rolled {
+            Some(rolled) => Some(rolled.holds),
+            None => state.closed_with,
+        };
+        let name = folder.journal(row.id);
         let journal = Arc::new(Journal::open(
-            &folder.journal(row.id),
+            &name,
             tally,
             Timestamp(row.opened_at_ms),
-            match (row.rolled, state.closed_with) {
-                (Some(rolled), _) => How::Rolled(rolled),
-                (None, Some(_)) => How::Active,
-                (None, None) if mutant::is_on(Mutant::AppendsAfterCrash) => How::Active,
-                (None, None) => How::Crashed,
-            },
-            settings.budget().writable(),
-            Arc::new(move |thousandths| progress.tell(Stage::Repairing, thousandths, 1_000)),
+            seed,
+            row.rolled,
+            holds.is_some() && !row.rolled.is_some_and(|rolled| rolled.is_cut),
         )?);
-        journal.load_checkpoint(state.counted_to.min(self.scopes_kept_to))?;
         // Entries may take the place of others in the same journal.
         self.set.journals.push(Arc::clone(&journal));
-        let cut = row.rolled.filter(|rolled| rolled.is_cut);
-        let rows = match cut {
-            Some(cut) => cut.holds.entries,
-            None => journal.rows()?,
-        };
-        // Mostly there are two entries per key.
-        let unread = rows.saturating_sub(journal.entries());
-        // What the file says of itself isn't checked yet; its length is what it is.
-        let bytes = folder.journal(row.id).bytes().unwrap_or(0);
-        let keys = (unread / 2).min(bytes / LEAST_ENTRY_BYTES);
-        journal.index.reserve(usize::try_from(keys).unwrap_or(0));
-        let tell = || {
-            settings
-                .progress
-                .tell(Stage::Indexing, journal.entries(), rows);
-        };
-        let tail = Tail {
+        let scanned = JournalScan {
             set: &self.set,
             journal: &journal,
+            file: &name,
             counted_to: state.counted_to,
             scopes: self.scopes.as_ref(),
             scopes_kept_to: self.scopes_kept_to,
-            cut_at: cut.map(|cut| cut.holds.last_sequence),
-            tell: &tell,
+            holds,
+            progress,
         };
-        self.highest_time = self.highest_time.max(tail.read()?);
-        if journal.entries() != rows {
-            return Err(missing_entry());
-        }
-        tell();
+        self.highest_time = self.highest_time.max(scanned.read()?);
         self.last_sequence = self.last_sequence.max(journal.last_sequence());
-        journal.check_complete(match row.rolled {
-            Some(rolled) => Some(rolled.holds),
-            None => state.closed_with,
-        })
+        journal.check_complete(holds)
     }
 
     /// Puts the attempts in flight that have to be in memory. They are read whole.
@@ -207,7 +188,7 @@ impl Scan {
                 if slot.kind() == SlotKind::InFlight
                     && !set.is_superseded(short, journal.tally.id())?
                 {
-                    restore(journal.read(slot.sequence())?);
+                    restore(journal.read(slot)?);
                 }
             }
         }
@@ -234,101 +215,78 @@ fn known_scopes(
     Some(counts)
 }
 
-/// The entries of a journal that no checkpoint covers.
-struct Tail<'a> {
+/// The entries of a journal.
+struct JournalScan<'a> {
     set: &'a SegmentSet,
     journal: &'a Journal,
+    file: &'a Name,
     counted_to: u64,
     scopes: Option<&'a Mutex<ScopeCounts>>,
     scopes_kept_to: u64,
-    /// The last entry that counts, if there may be others.
-    cut_at: Option<u64>,
-    tell: &'a (dyn Fn() + Sync),
+    /// What the journal holds for sure; what else is in its log doesn't count. `None` after a crash.
+    holds: Option<SegmentContent>,
+    progress: &'a OnProgress,
 }
 
-/// What one pass over some of the entries has seen.
-#[derive(Clone, Copy, Default)]
-struct Pass {
-    first: Option<u64>,
-    last: u64,
-    highest_time: Timestamp,
-}
-
-impl Tail<'_> {
-    /// Indexes and counts all entries; gives the highest time in them. Two threads share the work if there
-    /// is much of it: it is all decoding.
+impl JournalScan<'_> {
+    /// Indexes and counts all entries; gives the highest time in them.
     fn read(&self) -> Result<Timestamp> {
-        let after = self.journal.last_sequence();
-        let newest = match self.cut_at {
-            Some(last) => Some(last),
-            None => self.journal.newest_row()?,
-        };
-        let newest = newest.unwrap_or(after).max(after);
-        let middle = after + (newest - after) / 2;
-        if newest - after < READ_BY_TWO {
-            let all = self.pass(after, newest)?;
-            self.check_first(after, &all)?;
-            return Ok(all.highest_time);
+        let journal = self.journal;
+        let mut walk = journal.log.walk()?;
+        let (mut highest_time, mut told_at) = (Timestamp(0), 0);
+        let most = self.holds.map_or(u64::MAX, |holds| holds.entries);
+        // The first frame is made with the file, and is its own.
+        if !matches!(walk.next()?, Step::Frame(_)) {
+            return Err(self.of_another());
         }
-        let (older, newer) = std::thread::scope(|scope| {
-            let newer = std::thread::Builder::new()
-                .name("onceward-open".to_owned())
-                .spawn_scoped(scope, || self.pass(middle, newest));
-            let older = self.pass(after, middle);
-            let newer = match newer {
-                Ok(newer) => newer.join().unwrap_or_else(|_| Err(missing_entry())),
-                // There are no threads to be had: one does it all.
-                Err(_) => self.pass(middle, newest),
-            };
-            (older, newer)
-        });
-        let (older, newer) = (older?, newer?);
-        self.check_first(after, &older)?;
-        self.check_first(older.last, &newer)?;
-        Ok(older.highest_time.max(newer.highest_time))
-    }
-
-    /// Indexes and counts the entries after `after` up to `last`.
-    fn pass(&self, after: u64, last: u64) -> Result<Pass> {
-        let mut pass = Pass {
-            last: after,
-            ..Pass::default()
-        };
-        loop {
-            let before = pass.last;
-            self.journal
-                .scan(before, last, TELL_AFTER, |sequence, bytes| {
-                    let outline = codec::outline_at(bytes, sequence)?;
-                    if pass.first.is_some() {
-                        self.check_next(pass.last, sequence)?;
+        while journal.entries() < most {
+            match walk.next()? {
+                Step::Frame(frame) => {
+                    // Whoever panicked may have counted a part of a frame.
+                    let left = usize::try_from(most - journal.entries()).unwrap_or(usize::MAX);
+                    for entry in frame.entries().take(left) {
+                        let (sequence, span, bytes) = entry?;
+                        let outline = codec::outline_at(bytes, sequence)?;
+                        highest_time = highest_time.max(outline.heading.written_at);
+                        self.check_next(sequence)?;
+                        self.count(&outline);
+                        index(journal, &outline, span);
                     }
-                    pass.first.get_or_insert(sequence);
-                    pass.last = sequence;
-                    pass.highest_time = pass.highest_time.max(outline.heading.written_at);
-                    self.count(&outline);
-                    index(self.journal, &outline, bytes.len());
-                    Ok(())
-                })?;
-            if pass.last == before {
-                return Ok(pass);
+                }
+                Step::Damage(range) => return Err(self.damaged(&range)),
+                Step::End => break,
             }
-            (self.tell)();
+            if walk.at() - told_at >= TELL_AFTER {
+                told_at = walk.at();
+                self.tell(told_at);
+            }
         }
+        if self.holds.is_none() && walk.is_cut_short() {
+            return Err(self.cut_short());
+        }
+        self.tell(journal.log.taken());
+        Ok(highest_time)
     }
 
-    fn check_first(&self, last: u64, pass: &Pass) -> Result<()> {
-        pass.first
-            .map_or(Ok(()), |first| self.check_next(last, first))
+    fn tell(&self, done: u64) {
+        let all = self.journal.log.taken();
+        self.progress.tell(Stage::Indexing, done, all);
     }
 
     /// Refuses an entry before which another one is missing.
-    fn check_next(&self, last: u64, sequence: u64) -> Result<()> {
-        let expected = (last + 1).max(self.journal.tally.header.first_sequence);
+    fn check_next(&self, sequence: u64) -> Result<()> {
+        let expected = self.journal.last_sequence() + 1;
         let begins_epoch = sequence > expected && ManifestState::may_begin_epoch(sequence);
         if sequence == expected || begins_epoch {
             return Ok(());
         }
-        Err(missing_entry())
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} lacks an entry; restore it from a backup",
+                self.file.as_str()
+            ),
+        ))
     }
 
     /// Counts what an entry did to the live keys.
@@ -347,22 +305,47 @@ impl Tail<'_> {
             self.journal.tally.add();
         }
     }
+
+    fn of_another(&self) -> Error {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} is of another store or another segment, or its beginning is damaged; restore it from a backup",
+                self.file.as_str()
+            ),
+        )
+    }
+
+    fn cut_short(&self) -> Error {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} is shorter than it was; restore it from a backup",
+                self.file.as_str()
+            ),
+        )
+    }
+
+    fn damaged(&self, range: &Range<u64>) -> Error {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} is damaged from {} to {}: there are whole frames behind that; restore it from a backup",
+                self.file.as_str(),
+                range.start,
+                range.end
+            ),
+        )
+    }
 }
 
-fn missing_entry() -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        "a segment lacks an entry of its journal; restore it from a backup",
-    )
-}
-
-fn index(journal: &Journal, outline: &Outline, bytes: usize) {
+fn index(journal: &Journal, outline: &Outline, span: Span) {
     let (kind, ends_at) = match outline.state {
         OutlineState::InFlight { ends_at, .. } => (SlotKind::InFlight, ends_at),
         OutlineState::Completed { ends_at } => (SlotKind::Completed, ends_at),
         OutlineState::Removed => (SlotKind::Removed, Timestamp(0)),
     };
-    let slot = Slot::new(outline.heading.sequence, kind);
-    journal.index.insert_newer(outline.digest.short(), slot);
-    journal.count(slot, bytes, ends_at);
+    let slot = Slot::new(outline.heading.sequence, kind, span);
+    journal.index.insert(outline.digest.short(), slot);
+    journal.count(slot, ends_at);
 }

@@ -1,6 +1,7 @@
 //! A sealed segment: the newest entry per key of a journal, in the order of their digests, read-only.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use redb::{Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, TableDefinition};
@@ -8,12 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::blob::{self, Run};
 use super::block::{self, Begun, Block};
-use super::directory::Name;
-use super::disk::data_file;
-use super::edge::{Edge, Owned, io_error, redb_call};
 use super::ends::Ends;
+use super::files::directory::Name;
+use super::files::disk::data_file;
+use super::files::edge::{Edge, Owned, io_error, redb_call};
 use super::filter::Filter;
-use super::journal_file::taken_by;
 use super::manifest::{RolledRow, SegmentContent};
 use super::tally::{SegmentHeader, Tally};
 use crate::clock::Timestamp;
@@ -102,7 +102,7 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
-            disk_bytes: taken_by(name).map_err(|error| io_error("a sealed segment", error))?,
+            disk_bytes: taken_by(name)?,
             edge: Edge::default(),
         })
     }
@@ -120,7 +120,7 @@ impl Sealed {
             runs: opened.runs,
             file: opened.file,
             cache_bytes,
-            disk_bytes: taken_by(name).map_err(|error| io_error("a sealed segment", error))?,
+            disk_bytes: taken_by(name)?,
             edge: Edge::default(),
         })
     }
@@ -393,4 +393,12 @@ impl fmt::Debug for Sealed {
             .field("keys", &self.header.keys)
             .finish_non_exhaustive()
     }
+}
+/// How many bytes of the disk a file takes, holes left out where the system tells.
+fn taken_by(name: &Name) -> Result<u64> {
+    let found = name
+        .look()
+        .and_then(|found| found.ok_or_else(|| io::ErrorKind::NotFound.into()));
+    let found = found.map_err(|error| io_error("a sealed segment can't be looked at", error))?;
+    Ok(found.taken_bytes)
 }

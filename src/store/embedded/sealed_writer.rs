@@ -6,10 +6,10 @@ use redb::Database;
 
 use super::blob::{self, Run};
 use super::block::{self, Packed, Packer};
-use super::directory::Name;
-use super::disk::data_file;
-use super::edge::{Owned, redb_call};
 use super::ends::Ends;
+use super::files::directory::Name;
+use super::files::disk::data_file;
+use super::files::edge::{Owned, redb_call};
 use super::filter::Filter;
 use super::folder::Folder;
 use super::manifest::SegmentContent;

@@ -8,14 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::directory::Name;
-use super::disk::Step;
 use super::ends::Ends;
+use super::files::directory::Name;
+use super::files::disk::Step;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::journal::Journal;
-use super::lanes::Job;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, RolledRow};
 use super::sealed::{Sealed, SealedAttempt};
 use super::sealed_writer::SealedWriter;
 use super::set::{Segment, SegmentSet};
@@ -31,12 +30,22 @@ use crate::sync::{Mutex, Receiver, RecvTimeoutError, Sender, bounded, thread};
 /// How long the sealer rests after a failure: at first, and after many.
 const LEAST_REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(30);
+/// How many entries a close seals at most: less than a second's work.
+const MOST_AT_CLOSE: u64 = 400_000;
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;
 /// How long the sealer lets others have the processor and the disk, as a multiple of the time it worked.
 const PAUSES_FOR: u32 = 2;
 /// A close waits for a pause to end.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How much a seal gets in the way of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// It pauses, and ends when the store is closed.
+    Background,
+    AtOnce,
+}
 
 /// The way to the sealer's thread.
 #[derive(Debug)]
@@ -100,7 +109,7 @@ impl Shared {
             self.sealing.is_at_work.store(true, Ordering::Relaxed);
             // A panic is a failure like others: what it left is removed by the next try.
             let work = || {
-                let sealed = self.renew_stale().and_then(|()| self.seal_all());
+                let sealed = self.share_caches().and_then(|()| self.seal_all());
                 self.warnings.note(Chore::Sealing, &sealed);
                 sealed.and_then(|()| self.merge_while_many())
             };
@@ -139,7 +148,7 @@ impl Shared {
                 Err(RecvTimeoutError::Timeout) => return false,
                 Err(RecvTimeoutError::Disconnected) => return true,
                 // Tried again before long if it fails.
-                Ok(()) => drop(self.renew_stale()),
+                Ok(()) => drop(self.share_caches()),
             }
         }
     }
@@ -152,14 +161,49 @@ impl Shared {
                 return Ok(());
             };
             let begun = Begun::now();
-            let result = self.seal(&set, oldest).and_then(|()| self.share_caches());
+            let sealed = self.seal(&set, oldest, Pace::Background);
+            let result = sealed.and_then(|()| self.share_caches());
             self.meters.sealed(begun, &result);
             result?;
         }
     }
 
+    /// Seals what isn't sealed, if there is little of it, so that the folder of a closed engine is redb's files alone.
+    pub(super) fn seal_for_rest(&self) -> Result<()> {
+        let set = self.view.segments();
+        let Some(active) = set.active() else {
+            return Ok(());
+        };
+        let entries = set.journals.iter().map(|journal| journal.entries());
+        if entries.sum::<u64>() > MOST_AT_CLOSE {
+            return Ok(());
+        }
+        let ended = RolledRow::ending(self.timeline.now(), active.content(), false);
+        let is_empty = ended.holds.entries == 0;
+        active.mark_rolled(ended);
+        self.with_manifest(|manifest| {
+            manifest.settle()?;
+            manifest.update(|state| {
+                state.end_last(ended, set.tallies());
+                state.segments.retain(|row| !row.is_empty());
+            })
+        })?;
+        if is_empty {
+            // If this fails, the file is an orphan, and the next open removes it.
+            drop(Folder::remove_file(&self.folder.journal(active.tally.id())));
+        }
+        for at in 0..set.journals.len() - usize::from(is_empty) {
+            let left = SegmentSet {
+                sealed: self.view.segments().sealed.clone(),
+                journals: set.journals[at..].to_vec(),
+            };
+            self.seal(&left, &left.journals[0], Pace::AtOnce)?;
+        }
+        Ok(())
+    }
+
     /// Puts a sealed file in the place of a rolled segment's journal.
-    fn seal(&self, set: &SegmentSet, journal: &Arc<Journal>) -> Result<()> {
+    fn seal(&self, set: &SegmentSet, journal: &Arc<Journal>, pace: Pace) -> Result<()> {
         let id = journal.tally.id();
         let header = &journal.tally.header;
         let unfinished = self.folder.unfinished_sealed(header);
@@ -169,7 +213,7 @@ impl Shared {
         Folder::remove_file(&unfinished)?;
         self.folder.step(Step::Sealing);
         let sealed = self
-            .write_sealed(&unfinished, set, journal)
+            .write_sealed(&unfinished, set, journal, pace)
             .inspect_err(|_| drop(Folder::remove_file(&unfinished)))?;
         self.folder.step(Step::SealWritten);
         if mutant::is_on(Mutant::JournalDroppedEarly) {
@@ -206,7 +250,13 @@ impl Shared {
     }
 
     /// Writes the newest entry of each key of a journal into a file, opens that, and tries it.
-    fn write_sealed(&self, name: &Name, set: &SegmentSet, journal: &Journal) -> Result<Sealed> {
+    fn write_sealed(
+        &self,
+        name: &Name,
+        set: &SegmentSet,
+        journal: &Journal,
+        pace: Pace,
+    ) -> Result<Sealed> {
         let newer = &set.journals[1..];
         let mut slots = wanted_slots(set, journal);
         slots.sort_unstable_by_key(|(short, _)| *short);
@@ -214,12 +264,16 @@ impl Shared {
         let mut writer = SealedWriter::create(name, slots.len(), cache_bytes)?;
         let mut entry = Vec::new();
         for slots in slots.chunks(AT_ONCE) {
-            self.sealing.check()?;
+            if pace == Pace::Background {
+                self.sealing.check()?;
+            }
             let begun = Instant::now();
             for slot in slots {
                 copy_entry(journal, *slot, &mut entry, &mut writer)?;
             }
-            self.pause(PAUSES_FOR * begun.elapsed());
+            if pace == Pace::Background {
+                self.pause(PAUSES_FOR * begun.elapsed());
+            }
         }
         // Most of those that were in flight when the segment was rolled have ended meanwhile.
         writer.retain_attempts(|attempt| !is_superseded(newer, attempt.short));
@@ -244,28 +298,8 @@ impl Shared {
         }
     }
 
-    /// Opens those files anew that redb answers nothing from any more, because the system refused a read once.
-    pub(super) fn renew_stale(&self) -> Result<()> {
-        self.share_caches()?;
-        let set = self.view.segments();
-        for journal in set.journals.iter().filter(|journal| journal.is_stale()) {
-            if journal.rolled().is_none() {
-                self.lanes.job(Job::Renew);
-                continue;
-            }
-            let name = self.folder.journal(journal.tally.id());
-            let frozen = journal.freeze(&name, self.budget.writable())?;
-            let frozen = Arc::new(frozen);
-            self.replace(|segments| {
-                let listed = segments.journals.iter_mut();
-                let mut listed = listed.filter(|listed| Arc::ptr_eq(listed, journal));
-                listed.next().map(|listed| *listed = frozen).is_some()
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Opens the sealed segments anew, if their number has made their share of the page caches another.
+    /// Opens the sealed segments anew, if their number has made their share of the page caches another, or the system
+    /// refused a read once: redb answers nothing from such a file any more.
     pub(super) fn share_caches(&self) -> Result<()> {
         let set = self.view.segments();
         let all = set.sealed_entries();
@@ -322,12 +356,7 @@ fn copy_entry(
     writer: &mut SealedWriter,
 ) -> Result<()> {
     let sequence = slot.sequence();
-    entry.clear();
-    let copied = journal.with_row(sequence, |row| {
-        entry.extend_from_slice(row.unwrap_or_default());
-        Ok(())
-    });
-    match copied {
+    match journal.log.read(slot.span(), entry) {
         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
         _ => writer.push(short, entry)?,
     }

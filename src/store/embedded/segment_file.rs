@@ -5,7 +5,8 @@ use super::tally::SegmentHeader;
 
 const JOURNAL_PREFIX: &str = "segment-";
 const SEALED_PREFIX: &str = "sealed-";
-const SEGMENT_SUFFIX: &str = ".redb";
+const LOG_SUFFIX: &str = ".log";
+const SEALED_SUFFIX: &str = ".redb";
 
 /// The file of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,9 +20,20 @@ pub(super) struct SegmentFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum FileKind {
     Journal,
+    /// One that was being made when the process ended.
+    UnfinishedJournal,
     Sealed,
     /// One that was being written when the process ended.
     UnfinishedSealed,
+}
+
+impl FileKind {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Journal | Self::UnfinishedJournal => LOG_SUFFIX,
+            Self::Sealed | Self::UnfinishedSealed => SEALED_SUFFIX,
+        }
+    }
 }
 
 impl SegmentFile {
@@ -34,12 +46,15 @@ impl SegmentFile {
         let (kind, rest) = match (name.strip_prefix(SEALED_PREFIX), is_unfinished) {
             (Some(rest), true) => (FileKind::UnfinishedSealed, rest),
             (Some(rest), false) => (FileKind::Sealed, rest),
+            (None, true) => (
+                FileKind::UnfinishedJournal,
+                name.strip_prefix(JOURNAL_PREFIX)?,
+            ),
             (None, false) => (FileKind::Journal, name.strip_prefix(JOURNAL_PREFIX)?),
-            (None, true) => return None,
         };
-        let numbers = rest.strip_suffix(SEGMENT_SUFFIX)?;
+        let numbers = rest.strip_suffix(kind.suffix())?;
         let (first_id, id) = match numbers.split_once('-') {
-            Some(_) if kind == FileKind::Journal => return None,
+            Some(_) if kind.suffix() == LOG_SUFFIX => return None,
             Some((first_id, id)) => (first_id.parse().ok()?, id.parse().ok()?),
             None => {
                 let id = numbers.parse().ok()?;
@@ -67,14 +82,16 @@ impl SegmentFile {
 
     pub(super) fn name(self) -> String {
         let Self { id, first_id, kind } = self;
+        let suffix = kind.suffix();
         let (prefix, ending) = match kind {
             FileKind::Journal => (JOURNAL_PREFIX, ""),
+            FileKind::UnfinishedJournal => (JOURNAL_PREFIX, UNFINISHED),
             FileKind::Sealed => (SEALED_PREFIX, ""),
             FileKind::UnfinishedSealed => (SEALED_PREFIX, UNFINISHED),
         };
         if first_id == id {
-            return format!("{prefix}{id:010}{SEGMENT_SUFFIX}{ending}");
+            return format!("{prefix}{id:010}{suffix}{ending}");
         }
-        format!("{prefix}{first_id:010}-{id:010}{SEGMENT_SUFFIX}{ending}")
+        format!("{prefix}{first_id:010}-{id:010}{suffix}{ending}")
     }
 }

@@ -10,7 +10,7 @@ use super::budget::Budget;
 use super::condition::Condition;
 use super::folder::Folder;
 use super::lanes::{Job, Lanes};
-use super::manifest::{Manifest, RolledRow, SegmentContent};
+use super::manifest::{Manifest, RolledRow};
 use super::merger::Merging;
 use super::sealer::Sealing;
 use super::set::SegmentSet;
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) folder: Arc<Folder>,
     pub(super) segment_entries: u64,
     pub(super) segment_bytes: u64,
+    /// How much of a new log is filled with zeros before it is used.
+    pub(super) first_fill: u64,
     pub(super) max_disk_bytes: Option<u64>,
     pub(super) budget: Budget,
     pub(super) sealing: Sealing,
@@ -183,30 +185,36 @@ impl Shared {
 
     /// Closes every file, once the threads are gone, and lets go of the folder.
     ///
-    /// The manifest says last that all is well. If something failed, it says what the active segment holds for sure.
+    /// The manifest says last what the active segment holds for sure, if that isn't sealed.
     pub(super) fn close_files(&self) -> Result<()> {
+        let has_failed = self.condition.has_failed();
+        if !has_failed {
+            // What isn't sealed now is by the next open: nothing is lost.
+            drop(self.seal_for_rest());
+        }
         // Not held while the files are closed: the sweeper may be waiting for it.
         let taken = self.manifest.lock().take();
         let Some(mut manifest) = taken else {
             return Ok(());
         };
         let set = self.view.set_segments(SegmentSet::default());
-        let has_failed = self.condition.has_failed();
-        let mut result = Ok(());
-        if let (Some(active), false) = (set.active(), has_failed) {
-            let kept = self.keep_scopes(manifest.state().store_id);
-            result = kept.and_then(|()| active.write_checkpoint());
-        }
-        let holds = set.active().map(|active| active.content());
+        let active = set.active().map(|active| active.content());
         let tallies: Vec<Arc<Tally>> = set.tallies().cloned().collect();
+        let mut result = Ok(());
+        if !has_failed {
+            result = self.keep_scopes(manifest.state().store_id);
+        }
         result = result.and(close_all(set));
-        result = match (&result, holds) {
-            (Ok(()), Some(holds)) if !has_failed => {
-                self.note_clean_close(&mut manifest, holds, &tallies)
-            }
+        let now = self.timeline.now();
+        result = match (&result, active) {
+            (Ok(()), Some(holds)) if !has_failed => manifest.update(|state| {
+                state.time_mark_ms = state.time_mark_ms.max(now.0);
+                state.closed_with = Some(holds);
+                state.count(holds.last_sequence, tallies.iter());
+            }),
             (_, Some(holds)) => {
                 // Why it failed is what the caller is told.
-                let cut = RolledRow::ending(self.timeline.now(), holds, true);
+                let cut = RolledRow::ending(now, holds, true);
                 drop(manifest.update(|state| state.end_last(cut, tallies.iter())));
                 result
             }
@@ -219,32 +227,13 @@ impl Shared {
         self.folder.unlock();
         result
     }
-
-    /// Notes what the segments hold, so that the next open can tell if it is all there, and needn't read
-    /// what the checkpoint covers.
-    fn note_clean_close(
-        &self,
-        manifest: &mut Manifest,
-        holds: SegmentContent,
-        tallies: &[Arc<Tally>],
-    ) -> Result<()> {
-        let now = self.timeline.now();
-        manifest.update(|state| {
-            state.time_mark_ms = state.time_mark_ms.max(now.0);
-            state.closed_with = Some(holds);
-            state.count(holds.last_sequence, tallies.iter());
-        })
-    }
 }
 
 fn close_all(set: Arc<SegmentSet>) -> Result<()> {
-    let SegmentSet { sealed, journals } = once_unshared(set);
+    let SegmentSet { sealed, .. } = once_unshared(set);
     let mut result = Ok(());
     for sealed in sealed {
         result = result.and(once_unshared(sealed).close());
-    }
-    for journal in journals {
-        result = result.and(once_unshared(journal).close());
     }
     result
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::disk::Step;
 use super::ends::latest_due;
+use super::files::disk::Step;
 use super::folder::Folder;
 use super::index::SlotKind;
 use super::journal::Journal;
@@ -293,7 +293,7 @@ fn each_newest(
 ) -> Result<()> {
     for (_, slot) in journal.index.slots() {
         if slot.kind() != SlotKind::Removed {
-            visit(journal.read(slot.sequence())?)?;
+            visit(journal.read(slot)?)?;
         }
     }
     Ok(())

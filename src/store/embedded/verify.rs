@@ -1,7 +1,10 @@
 //! Reading everything and checking it.
 
+use std::ops::Range;
+
 use super::index::Slot;
 use super::journal::Journal;
+use super::log::Step;
 use super::manifest::ManifestState;
 use super::merger::MergesHeld;
 use super::sealed::Sealed;
@@ -12,9 +15,9 @@ use crate::error::Result;
 use crate::progress::{Progress, Stage};
 use crate::verification::Verification;
 
-/// How many blocks, or rows, are checked between two tellings of the progress. A close waits for that long.
+/// How many blocks, or bytes of a log, are checked between two tellings of the progress. A close waits for that long.
 const BLOCKS_AT_ONCE: u64 = 256;
-const ROWS_AT_ONCE: usize = 4_096;
+const BYTES_AT_ONCE: u64 = 1 << 20;
 
 impl Shared {
     /// Walks through every segment that was there at the beginning. None is held while the progress is told:
@@ -83,11 +86,31 @@ impl Shared {
 /// How far a walk has come within a segment.
 #[derive(Debug, Default)]
 struct Place {
-    /// In a journal, after this sequence; up to the second one, which was the last when it began.
-    row: Option<(u64, u64)>,
+    log: Option<LogPlace>,
     block: u64,
     keys: u64,
     last: u128,
+}
+
+/// How far a walk has come in a log.
+#[derive(Debug)]
+struct LogPlace {
+    at: Option<(u64, Option<u64>)>,
+    /// The sequences of the last entry that was seen, and of the last one that there was when the walk began.
+    seen: u64,
+    last: u64,
+    is_after_damage: bool,
+}
+
+impl LogPlace {
+    fn begin(journal: &Journal) -> Self {
+        Self {
+            at: None,
+            seen: journal.tally.header.first_sequence.saturating_sub(1),
+            last: journal.last_sequence(),
+            is_after_damage: false,
+        }
+    }
 }
 
 /// What is found in one file.
@@ -150,39 +173,59 @@ impl Walk<'_> {
     }
 
     fn journal(&mut self, journal: &Journal, place: &mut Place) -> bool {
-        // What is appended meanwhile isn't looked at.
-        let before_first = journal.tally.header.first_sequence.saturating_sub(1);
-        let begin = || (before_first, journal.last_sequence());
-        let (after, last) = *place.row.get_or_insert_with(begin);
-        let mut problems = Vec::new();
-        let mut at = after;
-        let result = journal.scan(after, last, ROWS_AT_ONCE, |sequence, bytes| {
-            self.found.entries += 1;
-            if sequence != at + 1 && !ManifestState::may_begin_epoch(sequence) {
-                problems.push("an entry is missing; restore the folder from a backup".to_owned());
-            }
-            at = sequence;
-            match codec::decode_at(bytes, sequence) {
-                Ok(entry) if is_indexed(journal, &entry) => {}
-                Ok(_) => problems.push(
-                    "an entry stands where no look-up finds it; restore the folder from a backup"
-                        .to_owned(),
-                ),
-                Err(error) => problems.push(error.to_string()),
-            }
-            Ok(())
-        });
-        problems.extend(result.err().map(|error| error.to_string()));
-        let is_stuck = at == after;
-        if is_stuck && at < last {
-            problems
-                .push("its last entries are missing; restore the folder from a backup".to_owned());
+        let log = place.log.get_or_insert_with(|| LogPlace::begin(journal));
+        self.frames(journal, log).unwrap_or_else(|error| {
+            self.note(error.to_string());
+            false
+        })
+    }
+
+    /// Goes on in a log; gives whether there is more. What is appended meanwhile isn't looked at.
+    fn frames(&mut self, journal: &Journal, place: &mut LogPlace) -> Result<bool> {
+        let mut walk = journal.log.walk()?;
+        if let Some(at) = place.at {
+            walk = walk.go_on(at);
         }
-        for problem in problems {
-            self.note(problem);
+        let begun_at = walk.at();
+        while place.seen < place.last && walk.at() - begun_at < BYTES_AT_ONCE {
+            match walk.next()? {
+                Step::Frame(frame) => {
+                    for entry in frame.entries() {
+                        let (sequence, _, bytes) = entry?;
+                        self.log_entry(journal, place, sequence, bytes);
+                    }
+                }
+                Step::Damage(Range { start, end }) => {
+                    self.note(format!(
+                        "the bytes from {start} to {end} are damaged; restore the folder from a backup"
+                    ));
+                    place.is_after_damage = true;
+                }
+                Step::End => {
+                    self.note("its last entries are missing; restore the folder from a backup");
+                    place.seen = place.last;
+                }
+            }
         }
-        place.row = Some((at, last));
-        !is_stuck && at < last
+        place.at = Some(walk.place());
+        Ok(place.seen < place.last)
+    }
+
+    fn log_entry(&mut self, journal: &Journal, place: &mut LogPlace, sequence: u64, bytes: &[u8]) {
+        self.found.entries += 1;
+        let is_next = sequence == place.seen + 1 || ManifestState::may_begin_epoch(sequence);
+        if !is_next && !place.is_after_damage {
+            self.note("an entry is missing; restore the folder from a backup");
+        }
+        place.seen = sequence;
+        place.is_after_damage = false;
+        match codec::decode_at(bytes, sequence) {
+            Ok(entry) if is_indexed(journal, &entry) => {}
+            Ok(_) => self.note(
+                "an entry stands where no look-up finds it; restore the folder from a backup",
+            ),
+            Err(error) => self.note(error.to_string()),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::batch::Publication;
-use super::index::SlotKind;
+use super::index::{Slot, SlotKind};
 use super::place::{Place, Spot};
 use super::scopes::{Counted, ScopeCounts, ScopesToKeep};
 use super::set::SegmentSet;
@@ -189,10 +189,7 @@ impl View {
             Some((_, slot)) if slot.kind() == SlotKind::Removed => {
                 return Ok(Found::Nothing(Seen::default()));
             }
-            Some((at, slot)) => Spot::Journal {
-                at,
-                sequence: slot.sequence(),
-            },
+            Some((at, slot)) => Spot::Journal { at, slot },
             None => match set.newest_maybe(short, set.sealed.len(), seen.0) {
                 Some(at) => Spot::Sealed { at, above: seen.0 },
                 None => return Ok(Found::Nothing(Seen(set.newest_sealed()))),
@@ -270,7 +267,7 @@ impl View {
     }
 
     /// Makes a durable entry visible: index, attempt and cache change as one.
-    pub(super) fn publish(&self, set: &SegmentSet, publication: &Publication) {
+    pub(super) fn publish(&self, set: &SegmentSet, publication: &Publication, slot: Slot) {
         let Publication {
             digest,
             sequence,
@@ -278,7 +275,6 @@ impl View {
             prior,
         } = publication;
         let short = digest.short();
-        let slot = publication.slot();
         let kind = slot.kind();
         let active = set.active().expect("a set has an active segment");
         let mut stripe = self.stripe(short).write();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::edge::with_causes;
+use super::files::edge::with_causes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Mutex;
 

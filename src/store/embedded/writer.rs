@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Publication};
-use super::disk::Step;
+use super::files::disk::Step;
 use super::folder::Folder;
 use super::journal::Journal;
 use super::lanes::{Ask, Carried, Done, Exits, Job};
+use super::log::{LogWriter, Seed};
 use super::manifest::{Manifest, RolledRow};
 use super::set::SegmentSet;
 use super::shared::Shared;
@@ -18,7 +19,7 @@ use super::view::Current;
 use super::warnings::Chore;
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Verdict};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::mutant::{self, Mutant};
 use crate::observe::Begun;
 use crate::record::Stored;
@@ -33,6 +34,8 @@ const MAX_BATCH_BYTES: usize = 8 << 20;
 const ROLLS_PER_RETENTION: u32 = 24;
 /// With more segments than this that aren't sealed, the active one included, rolling waits.
 const MOST_UNSEALED: usize = 2;
+/// After how long without a job the last frame gets a witness.
+const WITNESS_AFTER: Duration = Duration::from_millis(100);
 /// How long the writer goes on with a full segment before it tries again to make a new one.
 const ROLL_RETRY: Duration = Duration::from_secs(1);
 
@@ -41,6 +44,8 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) exits: Exits,
     pub(super) active: Arc<Journal>,
+    /// The active segment's.
+    log: LogWriter,
     pub(super) next_sequence: u64,
     pub(super) batch: Batch,
     pub(super) is_stopping: bool,
@@ -54,6 +59,7 @@ impl Writer {
         shared: Arc<Shared>,
         exits: Exits,
         active: Arc<Journal>,
+        log: LogWriter,
         next_sequence: u64,
     ) -> Self {
         let batch = Batch::new(shared.rules.max_live_keys_per_scope.is_some());
@@ -61,6 +67,7 @@ impl Writer {
             shared,
             exits,
             active,
+            log,
             next_sequence,
             batch,
             is_stopping: false,
@@ -81,10 +88,11 @@ impl Writer {
     }
 
     fn run_until_error(&mut self) -> Result<()> {
-        while let Some(first) = self.next() {
+        while let Some(first) = self.next()? {
             self.batch.clear();
             self.take(first);
-            while self.batch.answers.len() < MAX_BATCH_JOBS && self.batch.bytes() < MAX_BATCH_BYTES
+            while self.batch.answers.len() < MAX_BATCH_JOBS
+                && self.batch.frame.bytes() < MAX_BATCH_BYTES
             {
                 let Some(job) = self.exits.try_next() else {
                     break;
@@ -99,20 +107,24 @@ impl Writer {
             for done in self.batch.dones.drain(..) {
                 drop(done.send(Ok(())));
             }
-            if self.active.is_stale() {
-                let message = "the active segment couldn't be read";
-                return Err(Error::new(ErrorKind::Io, message));
-            }
         }
         Ok(())
     }
 
-    fn next(&self) -> Option<Job> {
+    /// The next job. Once nothing has come for a while, the last frame gets its witness.
+    fn next(&mut self) -> Result<Option<Job>> {
         if self.is_stopping {
             self.shared.lanes.unpark();
-            return self.exits.try_next();
+            return Ok(self.exits.try_next());
         }
-        self.exits.next()
+        if self.log.lacks_witness() {
+            let until = Instant::now() + WITNESS_AFTER;
+            if let Some(job) = self.exits.next_until(until) {
+                return Ok(Some(job));
+            }
+            self.log.witness(self.next_sequence)?;
+        }
+        Ok(self.exits.next())
     }
 
     fn take(&mut self, job: Job) {
@@ -234,16 +246,15 @@ impl Writer {
         if !self.batch.publications.is_empty() {
             let begun = Begun::now();
             self.step(Step::Committing);
-            let appended = self.active.append(self.batch.entries());
-            if !mutant::is_on(Mutant::BelievesFailedSync) {
-                appended?;
-            }
+            let first = self.batch.publications[0].sequence;
+            let offset = self.log.end();
+            self.log.append(&mut self.batch.frame, first)?;
             self.shared.check_place()?;
             self.step(Step::Committed);
             let entries = self.batch.publications.len();
             let meters = &self.shared.meters;
             meters.committed(begun, entries, || self.shared.lanes.queued());
-            self.publish();
+            self.publish(offset);
             self.step(Step::Published);
             self.pause = Duration::ZERO;
         }
@@ -262,20 +273,22 @@ impl Writer {
         self.shared.folder.step(step);
     }
 
-    fn publish(&self) {
+    /// Shows what is durable; its frame stands at this offset.
+    fn publish(&self, offset: u64) {
         let shared = &self.shared;
         let set = shared.view.segments();
-        for (publication, (_, bytes)) in self.batch.publications.iter().zip(self.batch.entries()) {
+        let spans = self.batch.frame.spans(offset);
+        for (publication, span) in self.batch.publications.iter().zip(spans) {
             let ends_at = match &publication.stored {
                 Some(stored) => stored.record.ends_at(),
                 None => Timestamp(0),
             };
-            let slot = publication.slot();
-            let count = || self.active.count(slot, bytes.len(), ends_at);
+            let slot = publication.slot(span);
+            let count = || self.active.count(slot, ends_at);
             if mutant::is_on(Mutant::CountsFirst) {
                 count();
             }
-            shared.view.publish(&set, publication);
+            shared.view.publish(&set, publication, slot);
             // Whoever walks through what is counted looks for it in the index.
             if !mutant::is_on(Mutant::CountsFirst) {
                 count();
@@ -308,20 +321,20 @@ impl Writer {
     /// up: what isn't sealed takes memory, and time at the next open.
     fn is_full_enough(&self) -> bool {
         let shared = &self.shared;
-        let is_past = |times| {
+        let is_past = |times: u64| {
             self.active.entries() >= times * shared.segment_entries
-                || self.active.entry_bytes() >= times * shared.segment_bytes
+                || self.log.end() >= times.saturating_mul(shared.segment_bytes)
         };
         let is_sealer_behind =
             || shared.sealing.is_at_work() && shared.view.segments().journals.len() > MOST_UNSEALED;
         is_past(1) && (is_past(2) || !is_sealer_behind())
     }
 
-    /// Goes on in a new segment. The old one is finished first, so that no open has to repair it.
+    /// Goes on in a new segment. What the old one holds for good is noted in the manifest.
     fn roll(&mut self, now: Timestamp) -> Result<()> {
         self.shared.check_place()?;
-        let journal = match self.next_journal(now) {
-            Ok(journal) => journal,
+        let next = match self.next_journal(now) {
+            Ok(next) => next,
             // Nothing refers to it yet: the old segment can take more, and the disk may recover.
             Err(error) => {
                 self.shared.warnings.failed(Chore::Rolling, &error);
@@ -330,13 +343,12 @@ impl Writer {
             }
         };
         self.step(Step::Rolling);
-        self.active.finish()?;
         let rolled = RolledRow::ending(now, self.active.content(), false);
-        self.go_on_in(journal, rolled)
+        self.go_on_in(next, rolled)
     }
 
     /// An empty journal after the active one, that nothing refers to yet.
-    pub(super) fn next_journal(&self, now: Timestamp) -> Result<Journal> {
+    pub(super) fn next_journal(&self, now: Timestamp) -> Result<(Journal, LogWriter)> {
         let shared = &self.shared;
         // If a change that failed did list one of this number, its file can't be made anew.
         shared.with_manifest(Manifest::settle)?;
@@ -348,12 +360,19 @@ impl Writer {
             ..self.active.tally.header
         };
         let tally = Arc::new(Tally::new(header, 0));
-        let cache_bytes = shared.budget.writable();
-        shared.folder.create_journal(tally, now, cache_bytes)
+        let seed = shared.secret.log_seed(&header.store_id, header.id);
+        let seed = Seed(seed);
+        shared
+            .folder
+            .create_journal(tally, now, seed, shared.first_fill)
     }
 
     /// Lists a new journal after the active one, which ends, and goes on in it.
-    pub(super) fn go_on_in(&mut self, new: Journal, rolled: RolledRow) -> Result<()> {
+    pub(super) fn go_on_in(
+        &mut self,
+        (new, log): (Journal, LogWriter),
+        rolled: RolledRow,
+    ) -> Result<()> {
         let shared = &self.shared;
         let (new, ended) = (Arc::new(new), Arc::clone(&self.active));
         let is_empty = rolled.holds.entries == 0;
@@ -372,7 +391,7 @@ impl Writer {
             Ok(())
         })?;
         shared.view.begin_scopes(new.tally.header.first_sequence);
-        self.active = new;
+        (self.active, self.log) = (new, log);
         shared.warnings.clear(Chore::Rolling);
         self.step(Step::RollListed);
         if is_empty {

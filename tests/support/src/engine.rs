@@ -50,6 +50,22 @@ impl Bench {
     pub fn open(&self) -> Engine {
         self.builder().open(self.path()).unwrap()
     }
+
+    /// What a crash at this moment would leave of an open engine's folder, in another one.
+    pub fn crashed(&self) -> Self {
+        let crashed = Self {
+            clock: self.clock.clone(),
+            folder: folder(),
+        };
+        std::fs::create_dir(crashed.path()).unwrap();
+        for file in std::fs::read_dir(self.path()).unwrap() {
+            let name = file.unwrap().file_name();
+            if name != "LOCK" {
+                std::fs::copy(self.path().join(&name), crashed.path().join(&name)).unwrap();
+            }
+        }
+        crashed
+    }
 }
 
 /// Waits until something is so. The limit is for a broken engine, not for a slow machine.

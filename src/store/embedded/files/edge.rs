@@ -10,7 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// redb may panic on a damaged file. The panic is caught and reported as damage, so that it ends
 /// neither the process nor a thread; that takes `panic = "unwind"`.
-pub(super) fn redb_call<T>(what: &str, call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
+pub(in crate::store::embedded) fn redb_call<T>(
+    what: &str,
+    call: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| from_redb(what, error)),
         Err(_panic) => Err(Error::new(
@@ -25,12 +28,12 @@ pub(super) fn redb_call<T>(what: &str, call: impl FnOnce() -> Result<T, redb::Er
 /// The edge to redb at one file, which is no good any more once the system has refused something: redb answers
 /// nothing from it until it is opened anew.
 #[derive(Debug, Default)]
-pub(super) struct Edge {
+pub(in crate::store::embedded) struct Edge {
     is_stale: AtomicBool,
 }
 
 impl Edge {
-    pub(super) fn call<T>(
+    pub(in crate::store::embedded) fn call<T>(
         &self,
         what: &str,
         call: impl FnOnce() -> Result<T, redb::Error>,
@@ -42,20 +45,20 @@ impl Edge {
         })
     }
 
-    pub(super) fn is_stale(&self) -> bool {
+    pub(in crate::store::embedded) fn is_stale(&self) -> bool {
         self.is_stale.load(Ordering::Relaxed)
     }
 }
 
 /// A database that may be dropped anywhere: redb may panic at that, too, on a damaged file.
-pub(super) struct Owned<T>(Option<T>);
+pub(in crate::store::embedded) struct Owned<T>(Option<T>);
 
 impl<T> Owned<T> {
-    pub(super) fn new(database: T) -> Self {
+    pub(in crate::store::embedded) fn new(database: T) -> Self {
         Self(Some(database))
     }
 
-    pub(super) fn into_inner(mut self) -> T {
+    pub(in crate::store::embedded) fn into_inner(mut self) -> T {
         self.0.take().expect("it is taken once")
     }
 }
@@ -110,7 +113,7 @@ fn from_redb(what: &str, error: redb::Error) -> Error {
 }
 
 /// An error's message and those of its causes that it doesn't tell of by itself.
-pub(super) fn with_causes(error: &Error) -> String {
+pub(in crate::store::embedded) fn with_causes(error: &Error) -> String {
     let mut message = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -124,6 +127,9 @@ pub(super) fn with_causes(error: &Error) -> String {
 }
 
 /// Wraps an error of the operating system.
-pub(super) fn io_error(what: impl std::fmt::Display, error: std::io::Error) -> Error {
+pub(in crate::store::embedded) fn io_error(
+    what: impl std::fmt::Display,
+    error: std::io::Error,
+) -> Error {
     Error::with_source(ErrorKind::Io, format!("{what}: {error}"), error)
 }

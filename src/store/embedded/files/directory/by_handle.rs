@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -17,7 +17,7 @@ const OTHERS_WRITE: u32 = 0o022;
 const BLOCK_BYTES: u64 = 512;
 
 /// Tells a file from all others that are there at the same time: its device and its inode.
-pub(in super::super) type FileId = Option<(u64, u64)>;
+pub(in crate::store::embedded) type FileId = Option<(u64, u64)>;
 
 #[derive(Debug)]
 pub(super) struct Handle(File);
@@ -79,8 +79,25 @@ impl Handle {
     }
 }
 
+/// Fills `out` from there; an error if the file ends before.
+pub(in crate::store::embedded) fn read_at(
+    file: &File,
+    offset: u64,
+    out: &mut [u8],
+) -> io::Result<()> {
+    file.read_exact_at(out, offset)
+}
+
+pub(in crate::store::embedded) fn write_at(
+    file: &File,
+    offset: u64,
+    bytes: &[u8],
+) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
 /// Makes a directory that is its owner's alone.
-pub(in super::super) fn make(path: &Path) -> io::Result<()> {
+pub(in crate::store::embedded) fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
 }
 
@@ -89,20 +106,20 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
 }
 
 /// Which file a path leads to, links in its last part not followed; one call of the system.
-pub(in super::super) fn place_of(path: &Path) -> io::Result<FileId> {
+pub(in crate::store::embedded) fn place_of(path: &Path) -> io::Result<FileId> {
     let found = path.symlink_metadata()?;
     Ok(Some((found.dev(), found.ino())))
 }
 
 /// Which file it is that is open.
-pub(in super::super) fn id_of(file: &File) -> io::Result<FileId> {
+pub(in crate::store::embedded) fn id_of(file: &File) -> io::Result<FileId> {
     let metadata = file.metadata()?;
     Ok(Some((metadata.dev(), metadata.ino())))
 }
 
 /// What changes when a file is copied and stays when it is moved: its inode and, where the file
 /// system knows it, the moment when it was made.
-pub(in super::super) fn origin_of(file: &File) -> io::Result<(u64, u64)> {
+pub(in crate::store::embedded) fn origin_of(file: &File) -> io::Result<(u64, u64)> {
     let metadata = file.metadata()?;
     let born = metadata
         .created()

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{Access, Found};
 
 /// Nothing tells files apart here.
-pub(in super::super) type FileId = Option<(u64, u64)>;
+pub(in crate::store::embedded) type FileId = Option<(u64, u64)>;
 
 #[derive(Debug)]
 pub(super) struct Handle(PathBuf);
@@ -66,7 +66,7 @@ impl Handle {
 }
 
 /// Makes a directory.
-pub(in super::super) fn make(path: &Path) -> io::Result<()> {
+pub(in crate::store::embedded) fn make(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
@@ -78,14 +78,58 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-pub(in super::super) fn place_of(_: &Path) -> io::Result<FileId> {
+pub(in crate::store::embedded) fn place_of(_: &Path) -> io::Result<FileId> {
     Ok(None)
 }
 
-pub(in super::super) fn id_of(_: &File) -> io::Result<FileId> {
+pub(in crate::store::embedded) fn id_of(_: &File) -> io::Result<FileId> {
     Ok(None)
 }
 
-pub(in super::super) fn origin_of(_: &File) -> io::Result<(u64, u64)> {
+pub(in crate::store::embedded) fn origin_of(_: &File) -> io::Result<(u64, u64)> {
     Ok((0, 0))
+}
+
+/// Fills `out` from there; an error if the file ends before.
+#[cfg(windows)]
+pub(in crate::store::embedded) fn read_at(
+    file: &File,
+    mut offset: u64,
+    mut out: &mut [u8],
+) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !out.is_empty() {
+        let read = file.seek_read(out, offset)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        out = &mut out[read..];
+        offset += read as u64;
+    }
+    Ok(())
+}
+
+#[cfg(windows)]
+pub(in crate::store::embedded) fn write_at(
+    file: &File,
+    mut offset: u64,
+    mut bytes: &[u8],
+) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !bytes.is_empty() {
+        let written = file.seek_write(bytes, offset)?;
+        bytes = &bytes[written..];
+        offset += written as u64;
+    }
+    Ok(())
+}
+
+#[cfg(not(windows))]
+pub(in crate::store::embedded) fn read_at(_: &File, _: u64, _: &mut [u8]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(windows))]
+pub(in crate::store::embedded) fn write_at(_: &File, _: u64, _: &[u8]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }

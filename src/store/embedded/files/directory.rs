@@ -19,7 +19,9 @@ use std::sync::Arc;
 use self::system::Handle;
 use super::disk::{self, Call};
 
-pub(super) use self::system::{FileId, id_of, make, origin_of, place_of};
+pub(in crate::store::embedded) use self::system::{
+    FileId, id_of, make, origin_of, place_of, read_at, write_at,
+};
 
 /// How a file is opened. A link is never followed, and what is made is for its owner alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,24 +37,24 @@ enum Access {
 
 /// What the system says of a name, links not followed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(in crate::store::embedded) struct Found {
     /// Not so for a link, a directory, or whatever else isn't a file with bytes in it.
-    pub(super) is_file: bool,
-    pub(super) bytes: u64,
+    pub(in crate::store::embedded) is_file: bool,
+    pub(in crate::store::embedded) bytes: u64,
     /// How many bytes of the disk it takes, holes left out where the system tells.
-    pub(super) taken_bytes: u64,
+    pub(in crate::store::embedded) taken_bytes: u64,
 }
 
 /// A directory that is held open.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(in crate::store::embedded) struct Directory {
     path: PathBuf,
     handle: Handle,
 }
 
 impl Directory {
     /// Opens the directory at an absolute path.
-    pub(super) fn open(path: &Path) -> io::Result<Arc<Self>> {
+    pub(in crate::store::embedded) fn open(path: &Path) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             path: path.to_owned(),
             handle: Handle::open(path)?,
@@ -60,11 +62,11 @@ impl Directory {
     }
 
     /// Where it was when it was opened.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::store::embedded) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn name(self: &Arc<Self>, name: impl Into<String>) -> Name {
+    pub(in crate::store::embedded) fn name(self: &Arc<Self>, name: impl Into<String>) -> Name {
         let text = name.into();
         Name {
             path: self.path.join(&text),
@@ -74,83 +76,83 @@ impl Directory {
     }
 
     /// The names of all that is in it.
-    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+    pub(in crate::store::embedded) fn names(&self) -> io::Result<Vec<String>> {
         self.handle.names()
     }
 
     /// Whether its mode lets others than its owner write to it. Never so where there are no such
     /// modes.
-    pub(super) fn may_others_write(&self) -> io::Result<bool> {
+    pub(in crate::store::embedded) fn may_others_write(&self) -> io::Result<bool> {
         self.handle.may_others_write()
     }
 
     /// Makes creations, renames and removals in it durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    pub(in crate::store::embedded) fn sync(&self) -> io::Result<()> {
         disk::call(Call::SyncFolder(&self.path), || self.handle.sync())
     }
 }
 
 /// Makes durable what was created in a directory that isn't the engine's.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+pub(in crate::store::embedded) fn sync_parent(path: &Path) -> io::Result<()> {
     disk::call(Call::SyncFolder(path), || system::sync(path))
 }
 
 /// A name in a directory, whether or not there is a file that has it.
 #[derive(Clone, Debug)]
-pub(super) struct Name {
+pub(in crate::store::embedded) struct Name {
     directory: Arc<Directory>,
     text: String,
     path: PathBuf,
 }
 
 impl Name {
-    pub(super) fn as_str(&self) -> &str {
+    pub(in crate::store::embedded) fn as_str(&self) -> &str {
         &self.text
     }
 
     /// The whole path, to show it or to tell files apart by; nothing is opened by it.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::store::embedded) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A new, empty file that only its owner may read.
-    pub(super) fn create(&self) -> io::Result<File> {
+    pub(in crate::store::embedded) fn create(&self) -> io::Result<File> {
         disk::call(Call::Create(&self.path), || self.open(Access::Create))
     }
 
-    pub(super) fn open_to_read(&self) -> io::Result<File> {
+    pub(in crate::store::embedded) fn open_to_read(&self) -> io::Result<File> {
         self.open(Access::Read)
     }
 
-    pub(super) fn open_to_change(&self) -> io::Result<File> {
+    pub(in crate::store::embedded) fn open_to_change(&self) -> io::Result<File> {
         self.open(Access::Change)
     }
 
-    pub(super) fn open_to_lock(&self) -> io::Result<File> {
+    pub(in crate::store::embedded) fn open_to_lock(&self) -> io::Result<File> {
         self.open(Access::Lock)
     }
 
     /// What there is of this name, if there is anything.
-    pub(super) fn look(&self) -> io::Result<Option<Found>> {
+    pub(in crate::store::embedded) fn look(&self) -> io::Result<Option<Found>> {
         self.directory.handle.look(&self.text)
     }
 
     /// How many bytes the file has.
-    pub(super) fn bytes(&self) -> io::Result<u64> {
+    pub(in crate::store::embedded) fn bytes(&self) -> io::Result<u64> {
         let found = self.look()?.ok_or(io::ErrorKind::NotFound)?;
         Ok(found.bytes)
     }
 
-    pub(super) fn is_there(&self) -> io::Result<bool> {
+    pub(in crate::store::embedded) fn is_there(&self) -> io::Result<bool> {
         Ok(self.look()?.is_some())
     }
 
-    pub(super) fn rename(&self, to: &Self) -> io::Result<()> {
+    pub(in crate::store::embedded) fn rename(&self, to: &Self) -> io::Result<()> {
         let rename = || self.directory.handle.rename(&self.text, &to.text);
         disk::call(Call::Rename(&self.path, &to.path), rename)
     }
 
-    pub(super) fn remove(&self) -> io::Result<()> {
+    pub(in crate::store::embedded) fn remove(&self) -> io::Result<()> {
         let remove = || self.directory.handle.remove(&self.text);
         disk::call(Call::Remove(&self.path), remove)
     }

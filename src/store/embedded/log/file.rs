@@ -1,0 +1,210 @@
+//! A log's file: written by one thread, read by all.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::frame::{BLOCK_BYTES, Before, FrameBuffer, MOST_LOG_BYTES, Seed, Span};
+use super::walk::{Step, Walk};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mutant::{self, Mutant};
+use crate::store::embedded::files::directory::Name;
+use crate::store::embedded::files::disk::PlainFile;
+use crate::store::embedded::files::edge::io_error;
+
+/// How much is filled with zeros at a time: a quarter of what was written, between these. The write that takes it
+/// along is slower by that.
+const LEAST_FILL: u64 = 64 << 10;
+const MOST_FILL: u64 = 512 << 10;
+
+/// The file of one segment's log.
+pub(in super::super) struct Log {
+    file: PlainFile,
+    seed: Seed,
+    /// Up to where the file is filled, whether with frames or zeros.
+    filled: AtomicU64,
+}
+
+/// Where the next frame goes. There is one of a log, as long as nothing has failed.
+#[derive(Debug)]
+pub(in super::super) struct LogWriter {
+    log: Arc<Log>,
+    end: u64,
+    before: Before,
+    /// Whether an empty frame proves that the one before it was acknowledged.
+    is_witnessed: bool,
+}
+
+impl Log {
+    /// Makes a file with so many bytes of zeros behind its first frame, which is empty. Durable but for its name.
+    pub(in super::super) fn create(name: &Name, seed: Seed, zeros: u64) -> Result<LogWriter> {
+        let file = name.create().map_err(unwritten)?;
+        let log = Self {
+            file: PlainFile::new(file, name),
+            seed,
+            filled: AtomicU64::new(0),
+        };
+        let zeros = zeros.next_multiple_of(BLOCK_BYTES as u64);
+        log.file.write_zeros(0, zeros).map_err(unwritten)?;
+        log.filled.store(zeros, Ordering::Relaxed);
+        let mut writer = LogWriter {
+            before: Before {
+                checksum: seed.before_first(),
+                // Nobody looks for the file before the first frame is synced, and the zeros with it.
+                file_length: zeros,
+            },
+            log: Arc::new(log),
+            end: 0,
+            is_witnessed: true,
+        };
+        writer.append(&mut FrameBuffer::default(), 0)?;
+        Ok(writer)
+    }
+
+    /// Opens a file that nothing is written to any more. Where it may hold what no sync has confirmed, what is read is
+    /// on the disk all the same.
+    pub(in super::super) fn open(name: &Name, seed: Seed, is_confirmed: bool) -> Result<Self> {
+        let file = name.open_to_read().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::with_source(
+                ErrorKind::Corrupt,
+                "a segment is missing; restore it from a backup",
+                error,
+            ),
+            _ => io_error("a segment's log can't be opened", error),
+        })?;
+        let file = PlainFile::new(file, name);
+        if !is_confirmed {
+            file.settle(name).map_err(unread)?;
+        }
+        let length = file.len().map_err(unread)?;
+        Ok(Self {
+            file,
+            seed,
+            filled: AtomicU64::new(length),
+        })
+    }
+
+    pub(super) fn seed(&self) -> Seed {
+        self.seed
+    }
+
+    /// A walk through all of the file. What it finds behind what was acknowledged isn't for sure on the disk.
+    pub(in super::super) fn walk(&self) -> Result<Walk<'_>> {
+        let length = self.file.len().map_err(unread)?;
+        Ok(Walk::new(self, length))
+    }
+
+    /// Whether the file is this segment's and holds no entry. One that isn't whole doesn't say so.
+    pub(in super::super) fn is_blank(&self) -> Result<bool> {
+        let mut walk = self.walk()?;
+        let is_ours = matches!(walk.next()?, Step::Frame(_));
+        Ok(is_ours && matches!(walk.next()?, Step::End))
+    }
+
+    /// Reads an entry. Whether it is the one that was written, its bytes say.
+    pub(in super::super) fn read(&self, span: Span, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        out.resize(span.length(), 0);
+        self.read_at(span.offset(), out)
+    }
+
+    pub(super) fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.file.read_at(offset, out).map_err(|error| {
+            if error.kind() != io::ErrorKind::UnexpectedEof {
+                return unread(error);
+            }
+            let message = format!(
+                "a segment's log is cut short, at {offset} or behind; restore it from a backup"
+            );
+            Error::with_source(ErrorKind::Corrupt, message, error)
+        })
+    }
+
+    /// How many bytes of the disk the file takes.
+    pub(in super::super) fn taken(&self) -> u64 {
+        self.filled.load(Ordering::Relaxed)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)?;
+        let end = offset + bytes.len() as u64;
+        if end > self.taken() {
+            // A sync that has to allocate blocks takes about twice as long as one that overwrites what is there. The
+            // frame is written, and that is what counts.
+            let zeros = (end / 4).clamp(LEAST_FILL, MOST_FILL);
+            let zeros = zeros.next_multiple_of(BLOCK_BYTES as u64);
+            let is_filled = self.file.write_zeros(end, zeros).is_ok();
+            let filled = if is_filled { end + zeros } else { end };
+            self.filled.store(filled, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl LogWriter {
+    pub(in super::super) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// Where the next frame will stand, and how many bytes come before it.
+    pub(in super::super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Writes a frame and waits until the disk has it. After an error nothing may be appended any more.
+    pub(in super::super) fn append(
+        &mut self,
+        frame: &mut FrameBuffer,
+        first_sequence: u64,
+    ) -> Result<()> {
+        let (end, seed) = (self.end, self.log.seed);
+        let (bytes, checksum) = frame.finish(seed, end, self.before, first_sequence)?;
+        if end + bytes.len() as u64 > MOST_LOG_BYTES {
+            return Err(Error::new(
+                ErrorKind::Io,
+                "a segment's log is full, and no new one could be made",
+            ));
+        }
+        self.log.write(end, bytes).map_err(unwritten)?;
+        let synced = self.log.file.sync_data();
+        if !mutant::is_on(Mutant::BelievesFailedSync) {
+            synced.map_err(unwritten)?;
+        }
+        self.end = end + bytes.len() as u64;
+        self.before = Before {
+            checksum,
+            file_length: self.log.taken(),
+        };
+        self.is_witnessed = false;
+        Ok(())
+    }
+
+    /// Whether damage to the last frame could be taken for a torn end.
+    pub(in super::super) fn lacks_witness(&self) -> bool {
+        !self.is_witnessed
+    }
+
+    /// Puts an empty frame behind the last one, if that has none.
+    pub(in super::super) fn witness(&mut self, next_sequence: u64) -> Result<()> {
+        self.append(&mut FrameBuffer::default(), next_sequence)?;
+        self.is_witnessed = true;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("taken", &self.taken())
+            .finish_non_exhaustive()
+    }
+}
+
+fn unread(error: io::Error) -> Error {
+    io_error("a segment's log can't be read", error)
+}
+
+fn unwritten(error: io::Error) -> Error {
+    io_error("a segment's log can't be written", error)
+}
