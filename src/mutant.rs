@@ -30,6 +30,8 @@ pub(crate) enum Mutant {
     ScopesNotEnded,
     /// A begin that is queued as the writer's thread ends stays there.
     LeftInQueue,
+    /// A group of callers isn't woken though it has its answers.
+    WakeLost,
     /// A waiter who goes takes the turn along that it was just given.
     TurnTaken,
     /// A waiter whose begin fails takes the turn along.

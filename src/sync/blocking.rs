@@ -3,37 +3,14 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
-use super::atomic::{AtomicBool, Ordering};
-use super::thread::{self, Thread};
 use super::thread_local;
-
-/// Wakes a thread that waits in [`block_on`].
-struct ThreadWaker {
-    thread: Thread,
-    /// Set by each wake, so that one survives a park token that something else has used up.
-    is_woken: AtomicBool,
-}
-
-impl Wake for ThreadWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.is_woken.swap(true, Ordering::Release) {
-            self.thread.unpark();
-        }
-    }
-}
+use super::waking::ThreadWaker;
 
 thread_local! {
     static WAKER: (Arc<ThreadWaker>, Waker) = {
-        let waker = Arc::new(ThreadWaker {
-            thread: thread::current(),
-            is_woken: AtomicBool::new(false),
-        });
+        let waker = Arc::new(ThreadWaker::new());
         (Arc::clone(&waker), Waker::from(waker))
     };
 }
@@ -47,12 +24,11 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     WAKER.with(|(thread, waker)| {
         let mut context = Context::from_waker(waker);
         loop {
-            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            let polled = thread.blocking(|| future.as_mut().poll(&mut context));
+            if let Poll::Ready(output) = polled {
                 return output;
             }
-            while !thread.is_woken.swap(false, Ordering::Acquire) {
-                thread::park();
-            }
+            thread.wait();
         }
     })
 }

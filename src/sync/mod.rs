@@ -13,6 +13,13 @@ pub(crate) mod first;
 mod plain;
 #[cfg_attr(not(any(test, feature = "register")), allow(dead_code))]
 pub(crate) mod running;
+pub(crate) mod waking;
+#[cfg(all(target_os = "linux", not(onceward_shuttle)))]
+#[path = "word/futex.rs"]
+mod word;
+#[cfg(not(all(target_os = "linux", not(onceward_shuttle))))]
+#[path = "word/condvar.rs"]
+mod word;
 
 pub(crate) use blocking::block_on;
 #[cfg(onceward_shuttle)]

@@ -4,13 +4,14 @@
 use std::process::Command;
 
 /// Each defect, and a test that catches it.
-const MUTANTS: [(&str, &str); 6] = [
+const MUTANTS: [(&str, &str); 7] = [
     ("LeftInQueue", "closing::every_call_that_races"),
     ("TurnTaken", "waiting::a_waiter_whose_future_is_dropped"),
     ("TurnKept", "waiting::a_waiter_who_is_refused"),
     ("NoSecondLook", "waiting::each_release_wakes"),
     ("KeepsSuperseded", "upkeep::what_was_forgotten"),
     ("CountsFirst", "upkeep::a_verification_beside"),
+    ("WakeLost", "waiting::of_several_who_begin"),
 ];
 
 fn is_caught(mutant: &str, test: &str) -> bool {

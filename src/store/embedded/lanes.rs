@@ -12,6 +12,7 @@ use crate::mutant::{self, Mutant};
 use crate::record::Stored;
 use crate::store::{Answer, Request};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::waking::Groups;
 use crate::sync::{
     Mutex, Receiver, Sender, TryRecvError, TrySendError, bounded, recv_either, recv_either_until,
     unbounded,
@@ -63,6 +64,8 @@ pub(super) struct Lanes {
     timeline: Timeline,
     timer: Timer,
     refused: AtomicU64,
+    /// Callers that block are woken with those of their batch.
+    groups: Groups,
 }
 
 #[derive(Default)]
@@ -99,6 +102,7 @@ impl Lanes {
             timeline,
             timer,
             refused: AtomicU64::new(0),
+            groups: Groups::new(),
         });
         let exits = Exits {
             begins: begins_exit,
@@ -109,6 +113,7 @@ impl Lanes {
 
     /// Queues a request; never blocks. If the writer is gone, the answer is dropped, now or as it goes.
     pub(super) fn ask(&self, request: Request, answer: Answer) {
+        self.groups.join();
         if !matches!(request.command, Command::Begin { .. }) {
             return self.job(Job::Ask((request, answer)));
         }
@@ -120,6 +125,11 @@ impl Lanes {
             self.park(ask);
         }
         self.drop_if_ended();
+    }
+
+    /// A batch was taken: whoever asks from here on is answered with a later one.
+    pub(super) fn batch_taken(&self) {
+        self.groups.next();
     }
 
     /// Queues something else than a begin; never blocks. If the writer is gone, the job is dropped.

@@ -25,6 +25,7 @@ use crate::observe::Begun;
 use crate::record::Stored;
 use crate::secret::Digest;
 use crate::store::{Observed, Request, Seen};
+use crate::sync::waking;
 
 /// How many jobs share a commit at most.
 const MAX_BATCH_JOBS: usize = 1_024;
@@ -99,6 +100,7 @@ impl Writer {
                 };
                 self.take(job);
             }
+            self.shared.lanes.batch_taken();
             self.shared.lanes.unpark();
             self.shared.condition.check_not_failed()?;
             self.commit()?;
@@ -263,10 +265,12 @@ impl Writer {
     }
 
     fn answer(&mut self) {
-        for (answer, verdict) in self.batch.answers.drain(..) {
-            answer.send(verdict);
-            self.shared.folder.step(Step::Answering);
-        }
+        waking::together(|| {
+            for (answer, verdict) in self.batch.answers.drain(..) {
+                answer.send(verdict);
+                self.shared.folder.step(Step::Answering);
+            }
+        });
     }
 
     pub(super) fn step(&self, step: Step) {
