@@ -87,6 +87,11 @@ thread_local! {
     static DEFERRED: RefCell<Option<Vec<usize>>> = const { RefCell::new(None) };
 }
 
+/// Whether this thread waits for what it asks, and does nothing else meanwhile.
+pub(crate) fn is_blocking() -> bool {
+    BLOCKED.with(|blocked| blocked.borrow().is_some())
+}
+
 /// Notes that a group is to be woken, if this thread is giving answers to many.
 fn is_deferred(group: usize) -> bool {
     DEFERRED.with(|deferred| {

@@ -227,6 +227,12 @@ impl Lanes {
         .collect()
     }
 
+    pub(super) fn are_empty(&self) -> bool {
+        self.others.is_empty()
+            && self.begins.is_empty()
+            && self.parked_count.load(Ordering::Acquire) == 0
+    }
+
     pub(super) fn queued(&self) -> u64 {
         (self.begins.len() + self.others.len() + self.parked_count.load(Ordering::Relaxed)) as u64
     }

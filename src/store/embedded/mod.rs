@@ -7,6 +7,7 @@ mod blob;
 mod block;
 mod budget;
 mod condition;
+mod desk;
 mod ends;
 mod export;
 mod files;
@@ -25,6 +26,7 @@ mod merger;
 mod place;
 mod recovery;
 mod resume;
+mod roll;
 mod scan;
 mod scopes;
 mod sealed;
@@ -48,6 +50,7 @@ use std::time::Duration;
 
 use self::budget::Budget;
 use self::condition::Condition;
+use self::desk::Desk;
 use self::export::Export;
 use self::lanes::{Job, Lanes};
 use self::merge_choice::Most;
@@ -134,6 +137,7 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) struct Embedded {
     shared: Arc<Shared>,
+    desk: Arc<Desk>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -185,13 +189,14 @@ impl Embedded {
         });
         let writer = Writer::new(
             Arc::clone(&shared),
-            exits,
             recovered.active,
             recovered.log,
             recovered.next_sequence,
         );
+        let desk = Desk::new(Arc::clone(&shared), writer, exits);
         let store = Self {
             shared: Arc::clone(&shared),
+            desk: Arc::clone(&desk),
             threads: Mutex::default(),
         };
         let sealer = {
@@ -200,7 +205,7 @@ impl Embedded {
         };
         let started = store
             .start_thread("onceward-sealer", sealer)
-            .and_then(|()| store.start_thread("onceward-writer", move || shared.work(writer)));
+            .and_then(|()| store.start_thread("onceward-writer", move || desk.work()));
         if let Err(error) = started {
             // Ends the threads that were started.
             drop(store.close());
@@ -265,7 +270,11 @@ impl Store for Embedded {
             Err(error) if !matches!(request.command, Command::Release { .. }) => {
                 answer.send(Err(error));
             }
-            _ => self.shared.lanes.ask(request, answer),
+            _ => {
+                if let Some((request, answer)) = self.desk.lead((request, answer)) {
+                    self.shared.lanes.ask(request, answer);
+                }
+            }
         }
     }
 

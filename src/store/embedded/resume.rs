@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::files::disk::Step;
 use super::files::edge::with_causes;
-use super::lanes::Job;
+use super::lanes::{Exits, Job};
 use super::manifest::RolledRow;
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,7 +28,13 @@ pub(super) fn has_failed(result: &Result<()>) -> bool {
 impl Writer {
     /// Everybody who waits gets an error, and nothing changes until [`resume`](Writer::resume) has
     /// succeeded, if ever.
-    pub(super) fn interrupt(&mut self, error: &Error) {
+    pub(super) fn interrupt(&mut self, error: &Error, exits: &Exits) {
+        self.tell_interrupted(error);
+        self.refuse_queued(exits);
+    }
+
+    /// Those of the batch are told, and everybody who looks.
+    pub(super) fn tell_interrupted(&mut self, error: &Error) {
         let shared = &self.shared;
         let reason = with_causes(error);
         shared.condition.interrupt(&reason);
@@ -46,17 +52,16 @@ impl Writer {
         }
         self.batch.clear();
         self.shared.observer.interrupted();
-        self.refuse_queued();
     }
 
     /// Tries to go on until that succeeds. Gives whether it did; not if the store is to stop, or
     /// has failed for good.
-    pub(super) fn resume(&mut self) -> bool {
+    pub(super) fn resume(&mut self, exits: &Exits) -> bool {
         loop {
-            self.refuse_for(self.pause);
+            self.refuse_for(self.pause, exits);
             let result = self.begin_anew();
             if has_failed(&result) {
-                self.refuse_queued();
+                self.refuse_queued(exits);
                 return false;
             }
             // Until a commit succeeds.
@@ -92,18 +97,18 @@ impl Writer {
     }
 
     /// Answers with an error whatever comes up, for some time or until the store is to stop.
-    fn refuse_for(&mut self, time: Duration) {
+    fn refuse_for(&mut self, time: Duration, exits: &Exits) {
         let until = Instant::now() + time;
         while !self.is_stopping
-            && let Some(job) = self.exits.next_until(until)
+            && let Some(job) = exits.next_until(until)
         {
             self.refuse(job);
         }
-        self.refuse_queued();
+        self.refuse_queued(exits);
     }
 
-    fn refuse_queued(&mut self) {
-        while let Some(job) = self.exits.try_next() {
+    pub(super) fn refuse_queued(&mut self, exits: &Exits) {
+        while let Some(job) = exits.try_next() {
             self.refuse(job);
         }
         for ask in self.shared.lanes.take_parked() {

@@ -1,6 +1,5 @@
 //! What the store's threads and all callers share, and how it ends.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +16,6 @@ use super::set::SegmentSet;
 use super::tally::Tally;
 use super::view::{Current, View};
 use super::warnings::Warnings;
-use super::writer::Writer;
 use crate::clock::{Timeline, Timestamp};
 use crate::decision::{self, Command, Context, Limit};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,14 +61,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The writer's thread, from start to end.
-    pub(super) fn work(&self, mut writer: Writer) {
-        let result = catch_unwind(AssertUnwindSafe(|| writer.run()));
-        if result.is_err() {
-            self.condition.fail("the writer's thread panicked");
-        }
-        // From here on nobody must wait for an answer: what is queued goes with the writer.
-        drop(writer);
+    /// Lets everybody go who waits for the writer, which is gone.
+    pub(super) fn ended(&self) {
         self.lanes.end();
         if self.condition.check().is_err() {
             self.observer.stopped();

@@ -1,25 +1,20 @@
-//! The one thread that changes anything: decides, commits in groups, publishes, answers.
+//! The writer, which alone changes anything: decides, commits in groups, publishes, answers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::batch::{Batch, Publication};
 use super::files::disk::Step;
-use super::folder::Folder;
 use super::journal::Journal;
 use super::lanes::{Ask, Carried, Done, Exits, Job};
-use super::log::{LogWriter, Seed};
-use super::manifest::{Manifest, RolledRow};
-use super::set::SegmentSet;
+use super::log::LogWriter;
 use super::shared::Shared;
-use super::tally::{SegmentHeader, Tally};
 use super::upkeep;
 use super::view::Current;
-use super::warnings::Chore;
 use crate::clock::Timestamp;
 use crate::decision::{self, Change, Command, Context, Verdict};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
 use crate::observe::Begun;
 use crate::record::Stored;
@@ -31,34 +26,28 @@ use crate::sync::waking;
 const MAX_BATCH_JOBS: usize = 1_024;
 /// From how many bytes of entries on a batch takes no further job.
 const MAX_BATCH_BYTES: usize = 8 << 20;
-/// A segment rolls after this fraction of the retention.
-const ROLLS_PER_RETENTION: u32 = 24;
-/// With more segments than this that aren't sealed, the active one included, rolling waits.
-const MOST_UNSEALED: usize = 2;
-/// After how long without a job the last frame gets a witness.
-const WITNESS_AFTER: Duration = Duration::from_millis(100);
-/// How long the writer goes on with a full segment before it tries again to make a new one.
-const ROLL_RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
-    pub(super) exits: Exits,
     pub(super) active: Arc<Journal>,
     /// The active segment's.
-    log: LogWriter,
+    pub(super) log: LogWriter,
     pub(super) next_sequence: u64,
     pub(super) batch: Batch,
     pub(super) is_stopping: bool,
-    next_roll: Timestamp,
+    pub(super) next_roll: Timestamp,
     /// How long the writer waits before it tries to go on after an error: not at all, unless the last tries were in vain.
     pub(super) pause: Duration,
+    /// How many frames were written, or should have been.
+    frames: u64,
+    /// What a caller has met, and the writer's thread is to go on from.
+    led_into: Option<Error>,
 }
 
 impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
-        exits: Exits,
         active: Arc<Journal>,
         log: LogWriter,
         next_sequence: u64,
@@ -66,7 +55,6 @@ impl Writer {
         let batch = Batch::new(shared.rules.max_live_keys_per_scope.is_some());
         Self {
             shared,
-            exits,
             active,
             log,
             next_sequence,
@@ -74,59 +62,113 @@ impl Writer {
             is_stopping: false,
             next_roll: Timestamp(0),
             pause: Duration::ZERO,
+            frames: 0,
+            led_into: None,
         }
     }
 
-    /// Works until it is told to stop and everything queued is done, or the store has failed for
-    /// good. After an error of the disk it goes on as soon as it can.
-    pub(super) fn run(&mut self) {
-        while let Err(error) = self.run_until_error() {
-            self.interrupt(&error);
-            if error.kind() == ErrorKind::Failed || !self.resume() {
-                return;
+    /// Does a job and what is queued behind it, as one batch. After an error of the disk it goes on as soon as it can.
+    /// Gives whether it does: not once the store has failed for good.
+    pub(super) fn serve(&mut self, first: Job, exits: &Exits) -> bool {
+        if !self.is_well(exits) {
+            return false;
+        }
+        match self.batch(first, exits) {
+            Ok(()) => true,
+            Err(error) => {
+                self.interrupt(&error, exits);
+                self.recover(&error, exits)
             }
         }
     }
 
-    fn run_until_error(&mut self) -> Result<()> {
-        while let Some(first) = self.next()? {
-            self.batch.clear();
-            self.take(first);
-            while self.batch.answers.len() < MAX_BATCH_JOBS
-                && self.batch.frame.bytes() < MAX_BATCH_BYTES
-            {
-                let Some(job) = self.exits.try_next() else {
-                    break;
-                };
-                self.take(job);
+    fn recover(&mut self, error: &Error, exits: &Exits) -> bool {
+        error.kind() != ErrorKind::Failed && self.resume(exits)
+    }
+
+    /// Goes on after an error that a caller has met.
+    fn is_well(&mut self, exits: &Exits) -> bool {
+        match self.led_into.take() {
+            None => true,
+            Some(error) => {
+                self.refuse_queued(exits);
+                self.recover(&error, exits)
             }
-            self.shared.lanes.batch_taken();
-            self.shared.lanes.unpark();
-            self.shared.condition.check_not_failed()?;
-            self.commit()?;
-            self.roll_if_due()?;
-            // The sweep goes on once the roll that it asked for is done, too.
-            for done in self.batch.dones.drain(..) {
-                drop(done.send(Ok(())));
-            }
+        }
+    }
+
+    fn batch(&mut self, first: Job, exits: &Exits) -> Result<()> {
+        self.batch.clear();
+        self.take(first);
+        while self.batch.answers.len() < MAX_BATCH_JOBS
+            && self.batch.frame.bytes() < MAX_BATCH_BYTES
+        {
+            let Some(job) = exits.try_next() else {
+                break;
+            };
+            self.take(job);
+        }
+        self.shared.lanes.batch_taken();
+        self.shared.lanes.unpark();
+        self.shared.condition.check_not_failed()?;
+        self.commit()?;
+        self.roll_if_due()?;
+        // The sweep goes on once the roll that it asked for is done, too.
+        for done in self.batch.dones.drain(..) {
+            drop(done.send(Ok(())));
         }
         Ok(())
     }
 
-    /// The next job. Once nothing has come for a while, the last frame gets its witness.
-    fn next(&mut self) -> Result<Option<Job>> {
-        if self.is_stopping {
-            self.shared.lanes.unpark();
-            return Ok(self.exits.try_next());
+    /// Whether a caller may do its request with this.
+    pub(super) fn may_be_led(&self) -> bool {
+        !self.is_stopping && self.led_into.is_none()
+    }
+
+    /// Does one request in its caller's thread. Gives whether all is well: an error is for the writer's thread to go on
+    /// from.
+    pub(super) fn lead(&mut self, ask: Ask) -> bool {
+        self.batch.clear();
+        self.ask(ask);
+        let committed = self.shared.condition.check_not_failed();
+        let committed = committed.and_then(|()| self.commit());
+        let Err(error) = committed.and_then(|()| self.roll_if_due()) else {
+            return true;
+        };
+        self.tell_interrupted(&error);
+        self.led_into = Some(error);
+        false
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    pub(super) fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    pub(super) fn lacks_witness(&self) -> bool {
+        self.log.lacks_witness()
+    }
+
+    /// Puts an empty frame behind the last one.
+    pub(super) fn witness(&mut self, exits: &Exits) -> bool {
+        if !self.is_well(exits) {
+            return false;
         }
-        if self.log.lacks_witness() {
-            let until = Instant::now() + WITNESS_AFTER;
-            if let Some(job) = self.exits.next_until(until) {
-                return Ok(Some(job));
+        if !self.log.lacks_witness() {
+            return true;
+        }
+        self.frames += 1;
+        match self.log.witness(self.next_sequence) {
+            Ok(()) => true,
+            Err(error) => {
+                self.batch.clear();
+                self.interrupt(&error, exits);
+                self.recover(&error, exits)
             }
-            self.log.witness(self.next_sequence)?;
         }
-        Ok(self.exits.next())
     }
 
     fn take(&mut self, job: Job) {
@@ -250,6 +292,7 @@ impl Writer {
             self.step(Step::Committing);
             let first = self.batch.publications[0].sequence;
             let offset = self.log.end();
+            self.frames += 1;
             self.log.append(&mut self.batch.frame, first)?;
             self.shared.check_place()?;
             self.step(Step::Committed);
@@ -306,105 +349,5 @@ impl Writer {
             let record = stored.as_ref().map(|stored| &stored.record);
             shared.observer.changed(digest, Observed::of(record));
         }
-    }
-
-    fn roll_if_due(&mut self) -> Result<()> {
-        if self.active.entries() == 0 || self.is_stopping {
-            return Ok(());
-        }
-        let now = self.shared.timeline.now();
-        let oldest_wanted = self.shared.rules.retention / ROLLS_PER_RETENTION;
-        let is_old = now.since(self.active.opened_at) >= oldest_wanted;
-        if now < self.next_roll || !(is_old || self.is_full_enough()) {
-            return Ok(());
-        }
-        self.roll(now)
-    }
-
-    /// Whether the active segment is to roll by its size. It goes on for a while if the sealer hasn't caught
-    /// up: what isn't sealed takes memory, and time at the next open.
-    fn is_full_enough(&self) -> bool {
-        let shared = &self.shared;
-        let is_past = |times: u64| {
-            self.active.entries() >= times * shared.segment_entries
-                || self.log.end() >= times.saturating_mul(shared.segment_bytes)
-        };
-        let is_sealer_behind =
-            || shared.sealing.is_at_work() && shared.view.segments().journals.len() > MOST_UNSEALED;
-        is_past(1) && (is_past(2) || !is_sealer_behind())
-    }
-
-    /// Goes on in a new segment. What the old one holds for good is noted in the manifest.
-    fn roll(&mut self, now: Timestamp) -> Result<()> {
-        self.shared.check_place()?;
-        let next = match self.next_journal(now) {
-            Ok(next) => next,
-            // Nothing refers to it yet: the old segment can take more, and the disk may recover.
-            Err(error) => {
-                self.shared.warnings.failed(Chore::Rolling, &error);
-                self.next_roll = now.plus(ROLL_RETRY);
-                return Ok(());
-            }
-        };
-        self.step(Step::Rolling);
-        let rolled = RolledRow::ending(now, self.active.content(), false);
-        self.go_on_in(next, rolled)
-    }
-
-    /// An empty journal after the active one, that nothing refers to yet.
-    pub(super) fn next_journal(&self, now: Timestamp) -> Result<(Journal, LogWriter)> {
-        let shared = &self.shared;
-        // If a change that failed did list one of this number, its file can't be made anew.
-        shared.with_manifest(Manifest::settle)?;
-        let id = self.active.tally.id() + 1;
-        let header = SegmentHeader {
-            id,
-            first_id: id,
-            first_sequence: self.next_sequence,
-            ..self.active.tally.header
-        };
-        let tally = Arc::new(Tally::new(header, 0));
-        let seed = shared.secret.log_seed(&header.store_id, header.id);
-        let seed = Seed(seed);
-        shared
-            .folder
-            .create_journal(tally, now, seed, shared.first_fill)
-    }
-
-    /// Lists a new journal after the active one, which ends, and goes on in it.
-    pub(super) fn go_on_in(
-        &mut self,
-        (new, log): (Journal, LogWriter),
-        rolled: RolledRow,
-    ) -> Result<()> {
-        let shared = &self.shared;
-        let (new, ended) = (Arc::new(new), Arc::clone(&self.active));
-        let is_empty = rolled.holds.entries == 0;
-        ended.mark_rolled(rolled);
-        shared.with_manifest(|manifest| {
-            let mut segments = SegmentSet::clone(&shared.view.segments());
-            if is_empty {
-                segments.journals.pop();
-            }
-            segments.journals.push(Arc::clone(&new));
-            manifest.update(|state| {
-                state.end_last(rolled, segments.tallies());
-                state.begin_next(new.tally.header, new.opened_at);
-            })?;
-            drop(shared.view.set_segments(segments));
-            Ok(())
-        })?;
-        shared.view.begin_scopes(new.tally.header.first_sequence);
-        (self.active, self.log) = (new, log);
-        shared.warnings.clear(Chore::Rolling);
-        self.step(Step::RollListed);
-        if is_empty {
-            // If this fails, the file is an orphan, and the next open removes it.
-            drop(Folder::remove_file(
-                &self.shared.folder.journal(ended.tally.id()),
-            ));
-        }
-        self.shared.sealing.wake();
-        Ok(())
     }
 }

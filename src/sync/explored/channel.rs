@@ -73,6 +73,10 @@ impl<T> Sender<T> {
         })
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.state.lock().messages.len()
     }

@@ -3,7 +3,7 @@
 mod channel;
 pub(crate) mod thread;
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
 use shuttle::sync as inner;
@@ -41,6 +41,20 @@ impl<T> Mutex<T> {
             mutex: self,
             guard: Some(guard),
         }
+    }
+}
+
+impl<T> Mutex<T> {
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let guard = match self.0.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(MutexGuard {
+            mutex: self,
+            guard: Some(guard),
+        })
     }
 }
 

@@ -1,0 +1,151 @@
+//! Where the writer sits: in its own thread, or for one batch in that of a caller who is alone.
+//!
+//! A hand-over to another thread and back costs a lone caller a fifth of its time. So a caller that blocks takes the
+//! writer's seat if that is free and nobody waits for anything, commits its one request, and gives the seat back. What
+//! an error or a panic ends there is taken up by the writer's thread. Futures never do so: a poll doesn't wait for the
+//! disk.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lanes::{Ask, Exits, Job};
+use super::shared::Shared;
+use super::writer::Writer;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, waking};
+
+/// After how long without a commit the last frame gets a witness.
+const WITNESS_AFTER: Duration = Duration::from_millis(100);
+
+/// The writer, and who waits for work to do.
+#[derive(Debug)]
+pub(super) struct Desk {
+    shared: Arc<Shared>,
+    /// `None` once it is gone.
+    seat: Mutex<Option<Writer>>,
+    exits: Exits,
+    /// How many frames were written.
+    frames: AtomicU64,
+    /// Whether damage to the last frame could be taken for a torn end.
+    lacks_witness: AtomicBool,
+    /// Whether the writer's thread waits until there is a job, however long that is.
+    is_asleep: AtomicBool,
+}
+
+impl Desk {
+    pub(super) fn new(shared: Arc<Shared>, writer: Writer, exits: Exits) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            seat: Mutex::new(Some(writer)),
+            exits,
+            frames: AtomicU64::new(0),
+            lacks_witness: AtomicBool::new(false),
+            is_asleep: AtomicBool::new(false),
+        })
+    }
+
+    /// The writer's thread, from start to end.
+    pub(super) fn work(&self) {
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.fail();
+        }
+        // From here on nobody must wait for an answer: what is queued goes with the writer.
+        drop(self.seat.lock().take());
+        self.shared.ended();
+    }
+
+    /// After a panic nothing is ever changed again: what the writer had in its hands isn't known.
+    fn fail(&self) {
+        self.shared.condition.fail("the writer's thread panicked");
+    }
+
+    /// Works until the writer has stopped, has failed for good, or is gone.
+    fn serve(&self) {
+        loop {
+            let job = self.next();
+            let mut seat = self.seat.lock();
+            let Some(writer) = &mut *seat else {
+                return;
+            };
+            let mut goes_on = match job {
+                Some(job) => writer.serve(job, &self.exits),
+                None => writer.witness(&self.exits),
+            };
+            self.note(writer);
+            while goes_on && writer.is_stopping() {
+                self.shared.lanes.unpark();
+                let Some(job) = self.exits.try_next() else {
+                    return;
+                };
+                goes_on = writer.serve(job, &self.exits);
+            }
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// The next job; `None` once the last frame is to get its witness.
+    fn next(&self) -> Option<Job> {
+        loop {
+            if self.lacks_witness.load(Ordering::SeqCst) {
+                let frames = self.frames.load(Ordering::SeqCst);
+                let job = self.exits.next_until(Instant::now() + WITNESS_AFTER);
+                if job.is_some() || frames == self.frames.load(Ordering::SeqCst) {
+                    return job;
+                }
+                continue;
+            }
+            self.is_asleep.store(true, Ordering::SeqCst);
+            // Of this thread and a caller who writes a frame, one sees the other.
+            if !self.lacks_witness.load(Ordering::SeqCst) {
+                let job = self.exits.next();
+                self.is_asleep.store(false, Ordering::SeqCst);
+                return job;
+            }
+            self.is_asleep.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Notes what the writer has written.
+    fn note(&self, writer: &Writer) {
+        let frames = writer.frames();
+        if self.frames.swap(frames, Ordering::SeqCst) != frames {
+            let lacks_witness = writer.lacks_witness();
+            self.lacks_witness.store(lacks_witness, Ordering::SeqCst);
+        }
+    }
+
+    /// Commits a request in this thread, if it blocks for it and nobody else has anything to do; gives it back
+    /// otherwise.
+    pub(super) fn lead(&self, ask: Ask) -> Option<Ask> {
+        let lanes = &self.shared.lanes;
+        if !waking::is_blocking() || !lanes.are_empty() {
+            return Some(ask);
+        }
+        let Some(mut seat) = self.seat.try_lock() else {
+            return Some(ask);
+        };
+        let Some(writer) = seat.as_mut().filter(|writer| writer.may_be_led()) else {
+            return Some(ask);
+        };
+        // Somebody may have come in between, who goes first.
+        if !lanes.are_empty() {
+            return Some(ask);
+        }
+        let led = catch_unwind(AssertUnwindSafe(|| writer.lead(ask)));
+        self.note(writer);
+        let mut wants_thread = self.is_asleep.swap(false, Ordering::SeqCst);
+        if led.is_err() {
+            self.fail();
+            drop(seat.take());
+        }
+        wants_thread |= !led.unwrap_or(false);
+        drop(seat);
+        if wants_thread {
+            lanes.job(Job::Renew);
+        }
+        None
+    }
+}
