@@ -14,8 +14,8 @@ const MUTANTS: [(&str, &str, &str); 13] = [
     ("FrameAnywhere", "log::a_frame_that_stands", "Corrupt"),
     (
         "BelievesFailedSync",
-        "io_faults::a_restart_while",
-        "cut after call",
+        "interruptions::what_is_written_after",
+        "panicked",
     ),
     (
         "NoFileSync",

@@ -24,7 +24,6 @@ pub(super) struct Desk {
     shared: Arc<Shared>,
     /// `None` once it is gone.
     seat: Mutex<Option<Writer>>,
-    exits: Exits,
     /// How many frames were written.
     frames: AtomicU64,
     /// Whether damage to the last frame could be taken for a torn end.
@@ -34,11 +33,10 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(shared: Arc<Shared>, writer: Writer, exits: Exits) -> Arc<Self> {
+    pub(super) fn new(shared: Arc<Shared>, writer: Writer) -> Arc<Self> {
         Arc::new(Self {
             shared,
             seat: Mutex::new(Some(writer)),
-            exits,
             frames: AtomicU64::new(0),
             lacks_witness: AtomicBool::new(false),
             is_asleep: AtomicBool::new(false),
@@ -46,12 +44,13 @@ impl Desk {
     }
 
     /// The writer's thread, from start to end.
-    pub(super) fn work(&self) {
-        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+    pub(super) fn work(&self, exits: Exits) {
+        if catch_unwind(AssertUnwindSafe(|| self.serve(&exits))).is_err() {
             self.fail();
         }
         // From here on nobody must wait for an answer: what is queued goes with the writer.
         drop(self.seat.lock().take());
+        drop(exits);
         self.shared.ended();
     }
 
@@ -61,24 +60,26 @@ impl Desk {
     }
 
     /// Works until the writer has stopped, has failed for good, or is gone.
-    fn serve(&self) {
+    fn serve(&self, exits: &Exits) {
         loop {
-            let job = self.next();
+            let may_have_job = self.wait(exits);
             let mut seat = self.seat.lock();
             let Some(writer) = &mut *seat else {
                 return;
             };
-            let mut goes_on = match job {
-                Some(job) => writer.serve(job, &self.exits),
-                None => writer.witness(&self.exits),
+            // Taken only now: what waits for a caller who leads still waits in the queue.
+            let mut goes_on = match exits.try_next() {
+                Some(job) => writer.serve(job, exits),
+                None if may_have_job => true,
+                None => writer.witness(exits),
             };
             self.note(writer);
             while goes_on && writer.is_stopping() {
                 self.shared.lanes.unpark();
-                let Some(job) = self.exits.try_next() else {
+                let Some(job) = exits.try_next() else {
                     return;
                 };
-                goes_on = writer.serve(job, &self.exits);
+                goes_on = writer.serve(job, exits);
             }
             if !goes_on {
                 return;
@@ -86,23 +87,23 @@ impl Desk {
         }
     }
 
-    /// The next job; `None` once the last frame is to get its witness.
-    fn next(&self) -> Option<Job> {
+    /// Waits until there may be a job, or the last frame is to get its witness. Gives whether the former.
+    fn wait(&self, exits: &Exits) -> bool {
         loop {
             if self.lacks_witness.load(Ordering::SeqCst) {
                 let frames = self.frames.load(Ordering::SeqCst);
-                let job = self.exits.next_until(Instant::now() + WITNESS_AFTER);
-                if job.is_some() || frames == self.frames.load(Ordering::SeqCst) {
-                    return job;
+                let may_have_job = exits.wait(Some(Instant::now() + WITNESS_AFTER));
+                if may_have_job || frames == self.frames.load(Ordering::SeqCst) {
+                    return may_have_job;
                 }
                 continue;
             }
             self.is_asleep.store(true, Ordering::SeqCst);
             // Of this thread and a caller who writes a frame, one sees the other.
             if !self.lacks_witness.load(Ordering::SeqCst) {
-                let job = self.exits.next();
+                let may_have_job = exits.wait(None);
                 self.is_asleep.store(false, Ordering::SeqCst);
-                return job;
+                return may_have_job;
             }
             self.is_asleep.store(false, Ordering::SeqCst);
         }

@@ -14,7 +14,7 @@ use crate::store::{Answer, Request};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::sync::waking::Groups;
 use crate::sync::{
-    Mutex, Receiver, Sender, TryRecvError, TrySendError, bounded, recv_either, recv_either_until,
+    Mutex, Receiver, Sender, TryRecvError, TrySendError, bounded, ready_either, recv_either_until,
     unbounded,
 };
 
@@ -243,9 +243,9 @@ impl Lanes {
 }
 
 impl Exits {
-    /// The next job, waiting for one; `None` once all senders are gone.
-    pub(super) fn next(&self) -> Option<Job> {
-        recv_either(&self.others, &self.begins, Job::Ask)
+    /// Waits until there may be a job, but no longer than until then. Gives whether there may.
+    pub(super) fn wait(&self, until: Option<Instant>) -> bool {
+        ready_either(&self.others, &self.begins, until)
     }
 
     /// The next job, waiting for one until then.

@@ -193,7 +193,7 @@ impl Embedded {
             recovered.log,
             recovered.next_sequence,
         );
-        let desk = Desk::new(Arc::clone(&shared), writer, exits);
+        let desk = Desk::new(Arc::clone(&shared), writer);
         let store = Self {
             shared: Arc::clone(&shared),
             desk: Arc::clone(&desk),
@@ -205,7 +205,7 @@ impl Embedded {
         };
         let started = store
             .start_thread("onceward-sealer", sealer)
-            .and_then(|()| store.start_thread("onceward-writer", move || desk.work()));
+            .and_then(|()| store.start_thread("onceward-writer", move || desk.work(exits)));
         if let Err(error) = started {
             // Ends the threads that were started.
             drop(store.close());

@@ -192,6 +192,10 @@ impl Walk<'_> {
                 Step::Frame(frame) => {
                     for entry in frame.entries() {
                         let (sequence, _, bytes) = entry?;
+                        if sequence > place.last {
+                            // Appended meanwhile, or by a batch that a panic has cut off.
+                            break;
+                        }
                         self.log_entry(journal, place, sequence, bytes);
                     }
                 }

@@ -114,6 +114,16 @@ impl<T> Receiver<T> {
         std::iter::from_fn(|| self.try_recv().ok())
     }
 
+    /// Whether there is a message, or never will be; has this thread unparked otherwise when there may be one.
+    fn is_ready_or_enlist(&self) -> bool {
+        let mut state = self.0.state.lock();
+        let is_ready = !state.messages.is_empty() || state.senders == 0;
+        if !is_ready {
+            state.waiting.push(thread::current());
+        }
+        is_ready
+    }
+
     /// Takes a message, or has this thread unparked when there may be one. It may be unparked in vain later on.
     fn try_recv_or_enlist(&self) -> Result<T, TryRecvError> {
         let mut state = self.0.state.lock();
@@ -128,7 +138,18 @@ impl<T> Receiver<T> {
     }
 }
 
-pub(crate) fn recv_either<A, B>(
+pub(crate) fn ready_either<A, B>(
+    first: &Receiver<A>,
+    second: &Receiver<B>,
+    _until: Option<Instant>,
+) -> bool {
+    while !first.is_ready_or_enlist() && !second.is_ready_or_enlist() {
+        thread::park();
+    }
+    true
+}
+
+fn recv_either<A, B>(
     first: &Receiver<A>,
     second: &Receiver<B>,
     turn: impl FnOnce(B) -> A,

@@ -12,7 +12,7 @@ pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::thread_local;
 
 pub(crate) use channel::{
-    Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded, recv_either,
+    Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded, ready_either,
     recv_either_until, unbounded,
 };
 
