@@ -12,7 +12,9 @@ use crate::key::Key;
 use crate::record::{CompletedRecord, Record, Stored};
 use crate::reply::Reply;
 use crate::secret::{Digest, Secret};
-pub use crate::store::embedded::fuzzing::{Block, Manifest, Scopes, checked_block, checked_scopes};
+pub use crate::store::embedded::fuzzing::{
+    Block, LogFile, Manifest, Scopes, Walked, checked_block, checked_scopes,
+};
 
 const KEY_NUMBER: u32 = 1;
 

@@ -1,10 +1,14 @@
 //! What the fuzz targets read of the store's files beside entries.
 
+use std::path::Path;
+
 use super::block;
+use super::files::directory::{Directory, Name};
+use super::log::{FrameBuffer, Log, Seed, Step};
 use super::manifest::ManifestState;
 use super::scopes::{self, Counted, ScopeCounts};
 use crate::codec;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// What the manifest says.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,4 +100,71 @@ pub fn checked_block(number: u64, count_and_list: &[u8]) -> Vec<u8> {
     let end = count_and_list.len().min(2 + 14 * usize::from(count));
     let checksum = codec::numbered_checksum(number, &count_and_list[..end]);
     [&checksum, count_and_list].concat()
+}
+
+/// The log of a segment in a folder.
+#[derive(Debug)]
+pub struct LogFile(Name);
+
+/// What a walk through a log meets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// Sequences and bytes.
+    pub entries: Vec<(u64, Vec<u8>)>,
+    /// How often no whole frame stood where one should.
+    pub damages: usize,
+    /// Whether the file is shorter than it was.
+    pub is_cut_short: bool,
+}
+
+impl LogFile {
+    const SEED: Seed = Seed(0x5EED);
+
+    /// In this folder, which has no such file yet.
+    pub fn within(folder: &Path) -> Result<Self> {
+        let directory = Directory::open(folder);
+        let directory = directory.map_err(|error| {
+            Error::with_source(ErrorKind::Io, "the folder can't be opened", error)
+        })?;
+        Ok(Self(directory.name("log")))
+    }
+
+    /// Writes frames of such entries, numbered from 1 on; gives where each frame begins.
+    pub fn write(&self, frames: &[Vec<Vec<u8>>]) -> Result<Vec<u64>> {
+        let mut writer = Log::create(&self.0, Self::SEED, 1 << 15)?;
+        let (mut sequence, mut begins) = (1, Vec::new());
+        for entries in frames {
+            let mut frame = FrameBuffer::default();
+            for entry in entries {
+                frame.push(|out| {
+                    out.extend_from_slice(entry);
+                    Ok(())
+                })?;
+            }
+            begins.push(writer.end());
+            writer.append(&mut frame, sequence)?;
+            sequence += entries.len() as u64;
+        }
+        Ok(begins)
+    }
+
+    /// Reads the file from its beginning, whatever is in it.
+    pub fn walk(&self) -> Result<Walked> {
+        let log = Log::open(&self.0, Self::SEED, true)?;
+        let (mut walk, mut found) = (log.walk()?, Walked::default());
+        loop {
+            match walk.next()? {
+                Step::Frame(frame) => {
+                    for entry in frame.entries() {
+                        let (sequence, _, bytes) = entry?;
+                        found.entries.push((sequence, bytes.to_vec()));
+                    }
+                }
+                Step::Damage(_) => found.damages += 1,
+                Step::End => break,
+            }
+        }
+        found.is_cut_short = walk.is_cut_short();
+        Ok(found)
+    }
 }

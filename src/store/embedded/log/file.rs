@@ -59,6 +59,7 @@ impl Log {
             is_witnessed: true,
         };
         writer.append(&mut FrameBuffer::default(), 0)?;
+        writer.is_witnessed = true;
         Ok(writer)
     }
 
