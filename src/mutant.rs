@@ -10,6 +10,8 @@ pub(crate) enum Mutant {
     AnswerFirst,
     /// A frame's checksum doesn't cover its offset.
     FrameAnywhere,
+    /// Whoever knows the format can make a frame.
+    FrameOfAnybody,
     /// A log ends where no whole frame stands, whatever is behind.
     TailCutAtDamage,
     /// A failed sync counts as a good one.

@@ -47,7 +47,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::Key;
 use crate::limits::Terms;
 use crate::store::Reads;
-use crate::sync::{block_on, thread};
+use crate::sync::{block_on, thread, waking};
 
 /// What [`Engine::begin`] found under the key.
 pub type Outcome<G = Guard> = crate::outcome::Outcome<G>;
@@ -78,9 +78,9 @@ impl Drop for Handle {
         let is_own_thread = thread::current()
             .name()
             .is_some_and(|name| name.starts_with("onceward-"));
-        if is_own_thread {
+        if is_own_thread || waking::is_blocking() {
             // A waker that drops its task may drop the last handle with it, in the thread of this
-            // engine that wakes. That one can't wait for its own end.
+            // engine that wakes, or in that of a caller who commits. That one can't wait for its own end.
             let name = "onceward-close".to_owned();
             drop(thread::Builder::new().name(name).spawn(shut_down));
         } else {

@@ -38,9 +38,8 @@ impl ThreadWaker {
     pub(super) fn blocking<T>(self: &Arc<Self>, poll: impl FnOnce() -> T) -> T {
         self.group.store(ALONE, Ordering::SeqCst);
         let before = BLOCKED.with(|blocked| blocked.replace(Some(Arc::clone(self))));
-        let polled = poll();
-        BLOCKED.with(|blocked| *blocked.borrow_mut() = before);
-        polled
+        let _blocked_no_more = Restores(before);
+        poll()
     }
 
     /// Waits until somebody has woken this thread.
@@ -80,6 +79,16 @@ impl Wake for ThreadWaker {
     }
 }
 
+/// Puts back at the end, and on a panic, what was there before.
+struct Restores(Option<Arc<ThreadWaker>>);
+
+impl Drop for Restores {
+    fn drop(&mut self) {
+        let before = self.0.take();
+        BLOCKED.with(|blocked| *blocked.borrow_mut() = before);
+    }
+}
+
 thread_local! {
     /// The thread itself, while it polls what it waits for.
     static BLOCKED: RefCell<Option<Arc<ThreadWaker>>> = const { RefCell::new(None) };
@@ -89,12 +98,15 @@ thread_local! {
 
 /// Whether this thread waits for what it asks, and does nothing else meanwhile.
 pub(crate) fn is_blocking() -> bool {
-    BLOCKED.with(|blocked| blocked.borrow().is_some())
+    // What a thread drops as it ends may ask for something, too.
+    BLOCKED
+        .try_with(|blocked| blocked.borrow().is_some())
+        .unwrap_or(false)
 }
 
 /// Notes that a group is to be woken, if this thread is giving answers to many.
 fn is_deferred(group: usize) -> bool {
-    DEFERRED.with(|deferred| {
+    let note = |deferred: &RefCell<Option<Vec<usize>>>| {
         let mut deferred = deferred.borrow_mut();
         let Some(groups) = &mut *deferred else {
             return false;
@@ -103,22 +115,30 @@ fn is_deferred(group: usize) -> bool {
             groups.push(group);
         }
         true
-    })
+    };
+    DEFERRED.try_with(note).unwrap_or(false)
 }
 
 /// Gives answers to many, who are woken when all have theirs.
 pub(crate) fn together(answer: impl FnOnce()) {
-    DEFERRED.with(|deferred| *deferred.borrow_mut() = Some(Vec::new()));
+    let begin = |deferred: &RefCell<Option<Vec<usize>>>| deferred.replace(Some(Vec::new()));
+    let Ok(outer) = DEFERRED.try_with(begin) else {
+        return answer();
+    };
     // On a panic nobody has to be left asleep.
-    let _woken_at_the_end = WakesDeferred;
+    let _woken_at_the_end = WakesDeferred { outer };
     answer();
 }
 
-struct WakesDeferred;
+struct WakesDeferred {
+    /// Of whoever gives answers, and one of whose wakes has led here.
+    outer: Option<Vec<usize>>,
+}
 
 impl Drop for WakesDeferred {
     fn drop(&mut self) {
-        let groups = DEFERRED.with(|deferred| deferred.borrow_mut().take());
+        let outer = self.outer.take();
+        let groups = DEFERRED.with(|deferred| deferred.replace(outer));
         let lost = usize::from(mutant::is_on(Mutant::WakeLost));
         for group in groups.unwrap_or_default().into_iter().skip(lost) {
             words()[group].wake_all();
@@ -145,12 +165,13 @@ impl Groups {
 
     /// Puts this thread into the current group, if it blocks for what it asks.
     pub(crate) fn join(&self) {
-        BLOCKED.with(|blocked| {
+        let join = |blocked: &RefCell<Option<Arc<ThreadWaker>>>| {
             if let Some(thread) = &*blocked.borrow() {
                 let group = self.current.load(Ordering::Relaxed);
                 thread.group.store(group, Ordering::SeqCst);
             }
-        });
+        };
+        let _joined = BLOCKED.try_with(join);
     }
 
     /// Whoever joins from here on is in another group.

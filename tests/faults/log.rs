@@ -41,6 +41,13 @@ fn crashed(path: &Path) -> (PathBuf, Vec<u8>, usize) {
     (path.join(LOG), log, 7)
 }
 
+fn all_replayed(engine: &Engine) {
+    for number in 0..3 {
+        let outcome = engine.begin(&key(number), &Fingerprint::of("request"));
+        assert!(matches!(outcome, Ok(Outcome::Replay(_))), "{outcome:?}");
+    }
+}
+
 #[test]
 fn damage_before_the_last_frame_is_never_an_end() {
     for block in 1..6 {
@@ -60,9 +67,19 @@ fn a_frame_that_stands_elsewhere_is_none() {
     // A write that went astray, with a torn one before it.
     bytes.copy_within(2 * BLOCK..3 * BLOCK, (end + 3) * BLOCK);
     fs::write(log, bytes).unwrap();
-    let engine = open(&path).unwrap();
-    for number in 0..3 {
-        let outcome = engine.begin(&key(number), &Fingerprint::of("request"));
-        assert!(matches!(outcome, Ok(Outcome::Replay(_))), "{outcome:?}");
-    }
+    all_replayed(&open(&path).unwrap());
+}
+
+#[test]
+fn frames_of_another_store_are_none() {
+    let ((_folder, path), (_other, other)) = (folder(), folder());
+    let (log, mut bytes, _) = crashed(&path);
+    let (_, others, _) = crashed(&other);
+    // As a client can put them there, in a body at the right place, and the body's own frame is torn.
+    let torn = 5 * BLOCK;
+    bytes[torn..torn + BLOCK].fill(0);
+    bytes[torn + BLOCK..].copy_from_slice(&others[torn + BLOCK..]);
+    fs::write(&log, &bytes).unwrap();
+    let opened = open(&path);
+    assert!(opened.is_ok(), "{opened:?}");
 }

@@ -4,7 +4,7 @@
 use std::process::{Command, Output};
 
 /// Each defect, tests that catch it, and what these say then: some are caught by a cut, others in the life before.
-const MUTANTS: [(&str, &str, &str); 13] = [
+const MUTANTS: [(&str, &str, &str); 14] = [
     ("AnswerFirst", "power_cuts::a_cut_at_every_call", "panicked"),
     (
         "TailCutAtDamage",
@@ -12,6 +12,7 @@ const MUTANTS: [(&str, &str, &str); 13] = [
         "was opened",
     ),
     ("FrameAnywhere", "log::a_frame_that_stands", "Corrupt"),
+    ("FrameOfAnybody", "log::frames_of_another", "Corrupt"),
     (
         "BelievesFailedSync",
         "interruptions::what_is_written_after",

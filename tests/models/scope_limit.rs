@@ -126,16 +126,20 @@ fn a_limit_of_no_keys_is_refused() {
 #[test]
 fn a_limit_that_is_new_to_a_folder_counts_what_is_not_sealed_yet() {
     let bench = Bench::new();
-    let small = || bench.builder().segment_entries(4);
-    let limited = || small().max_live_keys_per_scope(3);
-    let engine = small().open(bench.path()).unwrap();
+    let engine = bench.builder().segment_entries(4);
+    let engine = engine.open(bench.path()).unwrap();
     for name in 0..5 {
         complete(&engine, &key_of("one", name));
     }
     sealed(&engine);
-    engine.close().unwrap();
+    // A close would seal all of it.
+    let bench = bench.crashed();
+    let limited = || {
+        let small = bench.builder().segment_entries(4);
+        small.max_live_keys_per_scope(3)
+    };
     for _ in 0..2 {
-        // One of them is in the journal.
+        // One of them is in the log.
         let engine = limited().open(bench.path()).unwrap();
         let guards = [5, 6].map(|name| begin(&engine, &key_of("one", name)).unwrap());
         assert!(is_refused(&engine, &key_of("one", "new")));
@@ -183,9 +187,11 @@ fn counts_that_were_damaged_or_removed_are_begun_anew() {
     ] {
         let bench = Bench::new();
         let limited = bench.builder().max_live_keys_per_scope(2);
+        limited.clone().open(bench.path()).unwrap().close().unwrap();
         let engine = limited.clone().open(bench.path()).unwrap();
         complete(&engine, &key_of("one", 1));
-        engine.close().unwrap();
+        // It isn't sealed yet.
+        let bench = bench.crashed();
         damage(&bench.path().join("scopes"));
         let engine = limited.clone().open(bench.path()).unwrap();
         complete(&engine, &key_of("one", 2));

@@ -45,46 +45,53 @@ impl Desk {
 
     /// The writer's thread, from start to end.
     pub(super) fn work(&self, exits: Exits) {
-        if catch_unwind(AssertUnwindSafe(|| self.serve(&exits))).is_err() {
-            self.fail();
-        }
+        while self.wait_and_serve(&exits) {}
         // From here on nobody must wait for an answer: what is queued goes with the writer.
         drop(self.seat.lock().take());
         drop(exits);
         self.shared.ended();
     }
 
-    /// After a panic nothing is ever changed again: what the writer had in its hands isn't known.
-    fn fail(&self) {
+    /// After a panic nothing is ever changed again: what the writer had in its hands isn't known. Nobody takes the
+    /// seat in between.
+    fn fail(&self, seat: &mut Option<Writer>) {
         self.shared.condition.fail("the writer's thread panicked");
+        *seat = None;
     }
 
-    /// Works until the writer has stopped, has failed for good, or is gone.
-    fn serve(&self, exits: &Exits) {
-        loop {
-            let may_have_job = self.wait(exits);
-            let mut seat = self.seat.lock();
-            let Some(writer) = &mut *seat else {
-                return;
-            };
-            // Taken only now: what waits for a caller who leads still waits in the queue.
-            let mut goes_on = match exits.try_next() {
-                Some(job) => writer.serve(job, exits),
-                None if may_have_job => true,
-                None => writer.witness(exits),
-            };
+    /// Gives whether there is more to do: not once the writer has stopped, has failed for good, or is gone.
+    fn wait_and_serve(&self, exits: &Exits) -> bool {
+        let may_have_job = self.wait(exits);
+        let mut seat = self.seat.lock();
+        let Some(writer) = &mut *seat else {
+            return false;
+        };
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            let goes_on = self.serve(writer, exits, may_have_job);
             self.note(writer);
-            while goes_on && writer.is_stopping() {
-                self.shared.lanes.unpark();
-                let Some(job) = exits.try_next() else {
-                    return;
-                };
-                goes_on = writer.serve(job, exits);
-            }
-            if !goes_on {
-                return;
-            }
+            goes_on
+        }));
+        if served.is_err() {
+            self.fail(&mut seat);
         }
+        served.unwrap_or(false)
+    }
+
+    fn serve(&self, writer: &mut Writer, exits: &Exits, may_have_job: bool) -> bool {
+        // Taken only now: what waits for a caller who leads still waits in the queue.
+        let mut goes_on = match exits.try_next() {
+            Some(job) => writer.serve(job, exits),
+            None if may_have_job => true,
+            None => writer.witness(exits),
+        };
+        while goes_on && writer.is_stopping() {
+            self.shared.lanes.unpark();
+            let Some(job) = exits.try_next() else {
+                return false;
+            };
+            goes_on = writer.serve(job, exits);
+        }
+        goes_on
     }
 
     /// Waits until there may be a job, or the last frame is to get its witness. Gives whether the former.
@@ -111,11 +118,9 @@ impl Desk {
 
     /// Notes what the writer has written.
     fn note(&self, writer: &Writer) {
-        let frames = writer.frames();
-        if self.frames.swap(frames, Ordering::SeqCst) != frames {
-            let lacks_witness = writer.lacks_witness();
-            self.lacks_witness.store(lacks_witness, Ordering::SeqCst);
-        }
+        self.frames.store(writer.frames(), Ordering::SeqCst);
+        let lacks_witness = writer.lacks_witness();
+        self.lacks_witness.store(lacks_witness, Ordering::SeqCst);
     }
 
     /// Commits a request in this thread, if it blocks for it and nobody else has anything to do; gives it back
@@ -139,8 +144,7 @@ impl Desk {
         self.note(writer);
         let mut wants_thread = self.is_asleep.swap(false, Ordering::SeqCst);
         if led.is_err() {
-            self.fail();
-            drop(seat.take());
+            self.fail(&mut seat);
         }
         wants_thread |= !led.unwrap_or(false);
         drop(seat);

@@ -129,8 +129,8 @@ impl LogFile {
         Ok(Self(directory.name("log")))
     }
 
-    /// Writes frames of such entries, numbered from 1 on; gives where each frame begins.
-    pub fn write(&self, frames: &[Vec<Vec<u8>>]) -> Result<Vec<u64>> {
+    /// Writes frames of such entries, numbered from 1 on; gives the file's number and where each frame begins.
+    pub fn write(&self, frames: &[Vec<Vec<u8>>]) -> Result<(u64, Vec<u64>)> {
         let mut writer = Log::create(&self.0, Self::SEED, 1 << 15)?;
         let (mut sequence, mut begins) = (1, Vec::new());
         for entries in frames {
@@ -145,12 +145,12 @@ impl LogFile {
             writer.append(&mut frame, sequence)?;
             sequence += entries.len() as u64;
         }
-        Ok(begins)
+        Ok((writer.log().number(), begins))
     }
 
     /// Reads the file from its beginning, whatever is in it.
-    pub fn walk(&self) -> Result<Walked> {
-        let log = Log::open(&self.0, Self::SEED, true)?;
+    pub fn walk(&self, number: u64) -> Result<Walked> {
+        let log = Log::open(&self.0, Self::SEED, number, true)?;
         let (mut walk, mut found) = (log.walk()?, Walked::default());
         loop {
             match walk.next()? {

@@ -46,11 +46,11 @@ impl Journal {
         name: &Name,
         tally: Arc<Tally>,
         opened_at: Timestamp,
-        seed: Seed,
+        (seed, number): (Seed, u64),
         rolled: Option<RolledRow>,
         is_confirmed: bool,
     ) -> Result<Self> {
-        let log = Log::open(name, seed, is_confirmed)?;
+        let log = Log::open(name, seed, number, is_confirmed)?;
         let journal = Self::new(tally, opened_at, Arc::new(log));
         if let Some(rolled) = rolled {
             journal.mark_rolled(rolled);

@@ -55,6 +55,8 @@ pub(super) struct ManifestState {
     pub(super) last_sequence: u64,
     /// The engine's time when the manifest was last written, in milliseconds since 1970.
     pub(super) time_mark_ms: u64,
+    /// No segment that was ever listed has a higher number.
+    pub(super) last_id: u64,
     /// From the oldest to the active one, which is the last.
     pub(super) segments: Vec<SegmentRow>,
     /// Up to which sequence the rows' live keys are counted.
@@ -71,6 +73,8 @@ pub(super) struct SegmentRow {
     pub(super) first_id: u64,
     pub(super) first_sequence: u64,
     pub(super) opened_at_ms: u64,
+    /// What tells its log from others of the same name; nothing once it is sealed.
+    pub(super) log_number: u64,
     /// How many keys had their newest entry here, and weren't free by it, after the last entry that was
     /// [counted](ManifestState::counted_to).
     pub(super) live_keys: u64,
@@ -123,6 +127,7 @@ impl SegmentRow {
             first_id: header.first_id,
             first_sequence: header.first_sequence,
             opened_at_ms: opened_at.0,
+            log_number: 0,
             live_keys: 0,
             rolled: None,
             is_sealed: false,
@@ -182,11 +187,20 @@ impl ManifestState {
     }
 
     /// Lists a new segment after the last, which has ended. One that ended empty is listed no more.
-    pub(super) fn begin_next(&mut self, header: SegmentHeader, opened_at: Timestamp) {
+    pub(super) fn begin_next(
+        &mut self,
+        header: SegmentHeader,
+        opened_at: Timestamp,
+        log_number: u64,
+    ) {
         if self.segments.last().is_some_and(SegmentRow::is_empty) {
             self.segments.pop();
         }
-        self.segments.push(SegmentRow::new(header, opened_at));
+        self.last_id = self.last_id.max(header.id);
+        self.segments.push(SegmentRow {
+            log_number,
+            ..SegmentRow::new(header, opened_at)
+        });
     }
 
     /// Begins a new epoch: sequences go on far above all that were ever handed out, here or in another

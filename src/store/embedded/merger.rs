@@ -363,6 +363,7 @@ fn list(state: &mut ManifestState, header: SegmentHeader, rolled: RolledRow) {
         first_id: header.first_id,
         first_sequence: header.first_sequence,
         opened_at_ms: members().next().map_or(0, |row| row.opened_at_ms),
+        log_number: 0,
         // As of the last count, like all rows.
         live_keys: members().map(|row| row.live_keys).sum(),
         rolled: Some(rolled),
@@ -384,6 +385,7 @@ mod tests {
             first_id: id,
             first_sequence: id * 10,
             opened_at_ms: id * 100,
+            log_number: 0,
             live_keys,
             rolled: None,
             is_sealed: true,
@@ -410,6 +412,7 @@ mod tests {
             encryption_keys: Vec::new(),
             folder_identity: (0, 0),
             last_sequence: 0,
+            last_id: 4,
             time_mark_ms: 0,
             segments: vec![row(1, 1), row(2, 2), row(3, 3), row(4, 4)],
             counted_to: 0,

@@ -123,6 +123,7 @@ fn new_store(folder: &Arc<Folder>, settings: &Settings) -> Result<(Manifest, Sec
         encryption_keys: Vec::new(),
         folder_identity: folder.identity(),
         last_sequence: 0,
+        last_id: 0,
         counted_to: 0,
         time_mark_ms: 0,
         segments: Vec::new(),
@@ -230,8 +231,8 @@ fn mark_open(
 /// not listed is empty; if it isn't, the manifest is an older one than the segments.
 fn remove_orphans(folder: &Folder, state: &ManifestState, secret: &Secret) -> Result<()> {
     let files = folder.segment_files()?;
-    let first = state.segments.first().map_or(0, |row| row.first_id);
-    let last = state.segments.last().map_or(0, |row| row.id);
+    let last = state.last_id;
+    let first = state.segments.first().map_or(last + 1, |row| row.first_id);
     let mut spare = Vec::new();
     for &file in &files {
         let row = state.segments.iter().find(|row| row.covers(file.id));
@@ -241,10 +242,10 @@ fn remove_orphans(folder: &Folder, state: &ManifestState, secret: &Secret) -> Re
             FileKind::Journal if row.is_some() => continue,
             FileKind::Sealed if row.is_some_and(|row| is_replaced_or_listed(row, file)) => continue,
             // It was swept, or ended empty.
-            FileKind::Journal if file.id < last => true,
+            FileKind::Journal if file.id <= last => true,
             FileKind::Journal => {
                 let seed = Seed(secret.log_seed(&state.store_id, file.id));
-                file.id == last + 1 && Log::open(&folder.segment(file), seed, true)?.is_blank()?
+                file.id == last + 1 && Log::is_blank(&folder.segment(file), seed)?
             }
             // As long as everything is there that it was made of, it is worth nothing yet.
             FileKind::Sealed => file.id < first || has_sources(&files, state, file),
@@ -316,7 +317,7 @@ fn new_active(
     settings: &Settings,
 ) -> Result<(Arc<Journal>, LogWriter)> {
     let state = manifest.state();
-    let id = state.segments.last().map_or(1, |row| row.id + 1);
+    let id = state.last_id + 1;
     let header = SegmentHeader {
         store_id: state.store_id,
         id,
@@ -335,7 +336,7 @@ fn new_active(
         if let Some(rolled) = rolled {
             state.end_last(rolled, scan.set.tallies());
         }
-        state.begin_next(header, now);
+        state.begin_next(header, now, journal.log.number());
     })?;
     if let Some(scopes) = &scan.scopes {
         scopes.lock().begin(header.first_sequence);

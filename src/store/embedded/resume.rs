@@ -122,7 +122,7 @@ impl Writer {
         refusal.unwrap_or_else(|| interrupted("the disk failed"))
     }
 
-    fn refuse(&mut self, job: Job) {
+    pub(super) fn refuse(&mut self, job: Job) {
         let refusal = self.refusal();
         match job {
             Job::Ask((_, answer)) => answer.send(Err(refusal)),

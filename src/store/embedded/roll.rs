@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::files::disk::Step;
 use super::folder::Folder;
 use super::journal::Journal;
-use super::log::{LogWriter, Seed};
+use super::log::{LogWriter, MOST_LOG_BYTES, Seed};
 use super::manifest::{Manifest, RolledRow};
 use super::set::SegmentSet;
 use super::tally::{SegmentHeader, Tally};
@@ -51,7 +51,8 @@ impl Writer {
         };
         let is_sealer_behind =
             || shared.sealing.is_at_work() && shared.view.segments().journals.len() > MOST_UNSEALED;
-        is_past(1) && (is_past(2) || !is_sealer_behind())
+        let is_almost_too_long = self.log.end() >= MOST_LOG_BYTES / 2;
+        is_almost_too_long || is_past(1) && (is_past(2) || !is_sealer_behind())
     }
 
     /// Goes on in a new segment. What the old one holds for good is noted in the manifest.
@@ -109,7 +110,7 @@ impl Writer {
             segments.journals.push(Arc::clone(&new));
             manifest.update(|state| {
                 state.end_last(rolled, segments.tallies());
-                state.begin_next(new.tally.header, new.opened_at);
+                state.begin_next(new.tally.header, new.opened_at, new.log.number());
             })?;
             drop(shared.view.set_segments(segments));
             Ok(())

@@ -136,7 +136,7 @@ impl Scan {
             &name,
             tally,
             Timestamp(row.opened_at_ms),
-            seed,
+            (seed, row.log_number),
             row.rolled,
             holds.is_some() && !row.rolled.is_some_and(|rolled| rolled.is_cut),
         )?);

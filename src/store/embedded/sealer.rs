@@ -30,8 +30,9 @@ use crate::sync::{Mutex, Receiver, RecvTimeoutError, Sender, bounded, thread};
 /// How long the sealer rests after a failure: at first, and after many.
 const LEAST_REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// How many entries a close seals at most: less than a second's work.
+/// How much a close seals at most: about a second's work.
 const MOST_AT_CLOSE: u64 = 400_000;
+const MOST_BYTES_AT_CLOSE: u64 = 512 << 20;
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;
 /// How long the sealer lets others have the processor and the disk, as a multiple of the time it worked.
@@ -175,7 +176,8 @@ impl Shared {
             return Ok(());
         };
         let entries = set.journals.iter().map(|journal| journal.entries());
-        if entries.sum::<u64>() > MOST_AT_CLOSE {
+        let bytes = set.journals.iter().map(|journal| journal.disk_bytes());
+        if entries.sum::<u64>() > MOST_AT_CLOSE || bytes.sum::<u64>() > MOST_BYTES_AT_CLOSE {
             return Ok(());
         }
         let ended = RolledRow::ending(self.timeline.now(), active.content(), false);

@@ -1,5 +1,6 @@
 //! What the store's threads and all callers share, and how it ends.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -181,8 +182,9 @@ impl Shared {
     pub(super) fn close_files(&self) -> Result<()> {
         let has_failed = self.condition.has_failed();
         if !has_failed {
-            // What isn't sealed now is by the next open: nothing is lost.
-            drop(self.seal_for_rest());
+            // What isn't sealed now is by the next open: nothing is lost, whatever happens here.
+            let seal = AssertUnwindSafe(|| self.seal_for_rest());
+            drop(catch_unwind(seal));
         }
         // Not held while the files are closed: the sweeper may be waiting for it.
         let taken = self.manifest.lock().take();

@@ -70,8 +70,10 @@ impl Writer {
     /// Does a job and what is queued behind it, as one batch. After an error of the disk it goes on as soon as it can.
     /// Gives whether it does: not once the store has failed for good.
     pub(super) fn serve(&mut self, first: Job, exits: &Exits) -> bool {
-        if !self.is_well(exits) {
-            return false;
+        if self.led_into.is_some() {
+            // Whoever asked for it doesn't wait until the disk is well again.
+            self.refuse(first);
+            return self.is_well(exits);
         }
         match self.batch(first, exits) {
             Ok(()) => true,

@@ -5,7 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::frame::{BLOCK_BYTES, Before, FrameBuffer, MOST_LOG_BYTES, Seed, Span};
+use super::frame::{
+    BLOCK_BYTES, Before, FrameBuffer, HEADER_BYTES, MOST_LOG_BYTES, Seed, Span, number_in,
+};
 use super::walk::{Step, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
@@ -21,6 +23,8 @@ const MOST_FILL: u64 = 512 << 10;
 /// The file of one segment's log.
 pub(in super::super) struct Log {
     file: PlainFile,
+    /// By chance, so that what an earlier file of the same name has left on the disk is nothing here.
+    number: u64,
     seed: Seed,
     /// Up to where the file is filled, whether with frames or zeros.
     filled: AtomicU64,
@@ -40,9 +44,13 @@ impl Log {
     /// Makes a file with so many bytes of zeros behind its first frame, which is empty. Durable but for its name.
     pub(in super::super) fn create(name: &Name, seed: Seed, zeros: u64) -> Result<LogWriter> {
         let file = name.create().map_err(unwritten)?;
+        let number = getrandom::u64().map_err(|error| {
+            Error::with_source(ErrorKind::Io, "the system gives no random bytes", error)
+        })?;
         let log = Self {
             file: PlainFile::new(file, name),
-            seed,
+            number,
+            seed: seed.of_file(number),
             filled: AtomicU64::new(0),
         };
         let zeros = zeros.next_multiple_of(BLOCK_BYTES as u64);
@@ -50,7 +58,7 @@ impl Log {
         log.filled.store(zeros, Ordering::Relaxed);
         let mut writer = LogWriter {
             before: Before {
-                checksum: seed.before_first(),
+                checksum: log.seed.before_first(),
                 // Nobody looks for the file before the first frame is synced, and the zeros with it.
                 file_length: zeros,
             },
@@ -58,15 +66,26 @@ impl Log {
             end: 0,
             is_witnessed: true,
         };
-        writer.append(&mut FrameBuffer::default(), 0)?;
+        writer.append(&mut FrameBuffer::default(), number)?;
         writer.is_witnessed = true;
         Ok(writer)
     }
 
     /// Opens a file that nothing is written to any more. Where it may hold what no sync has confirmed, what is read is
     /// on the disk all the same.
-    pub(in super::super) fn open(name: &Name, seed: Seed, is_confirmed: bool) -> Result<Self> {
-        let file = name.open_to_read().map_err(|error| match error.kind() {
+    pub(in super::super) fn open(
+        name: &Name,
+        seed: Seed,
+        number: u64,
+        is_confirmed: bool,
+    ) -> Result<Self> {
+        // Not every system syncs what was opened to be read only.
+        let file = if is_confirmed {
+            name.open_to_read()
+        } else {
+            name.open_to_change()
+        };
+        let file = file.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::with_source(
                 ErrorKind::Corrupt,
                 "a segment is missing; restore it from a backup",
@@ -81,7 +100,8 @@ impl Log {
         let length = file.len().map_err(unread)?;
         Ok(Self {
             file,
-            seed,
+            number,
+            seed: seed.of_file(number),
             filled: AtomicU64::new(length),
         })
     }
@@ -90,15 +110,30 @@ impl Log {
         self.seed
     }
 
+    /// What tells the file from others of its name.
+    pub(in super::super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// A walk through all of the file. What it finds behind what was acknowledged isn't for sure on the disk.
     pub(in super::super) fn walk(&self) -> Result<Walk<'_>> {
         let length = self.file.len().map_err(unread)?;
         Ok(Walk::new(self, length))
     }
 
-    /// Whether the file is this segment's and holds no entry. One that isn't whole doesn't say so.
-    pub(in super::super) fn is_blank(&self) -> Result<bool> {
-        let mut walk = self.walk()?;
+    /// Whether a file that nobody has listed is this segment's and holds no entry. One that isn't whole doesn't say so.
+    pub(in super::super) fn is_blank(name: &Name, seed: Seed) -> Result<bool> {
+        let mut begin = [0; HEADER_BYTES];
+        let unlisted = Self::open(name, seed, 0, true)?;
+        if unlisted.taken() < begin.len() as u64 {
+            return Ok(false);
+        }
+        unlisted.read_at(0, &mut begin)?;
+        let named = Self {
+            seed: seed.of_file(number_in(&begin)),
+            ..unlisted
+        };
+        let mut walk = named.walk()?;
         let is_ours = matches!(walk.next()?, Step::Frame(_));
         Ok(is_ours && matches!(walk.next()?, Step::End))
     }

@@ -29,7 +29,17 @@ impl Seed {
         } else {
             offset.wrapping_mul(SPREAD)
         };
-        XxHash3_64::oneshot_with_seed(self.0 ^ place, bytes)
+        let secret = if mutant::is_on(Mutant::FrameOfAnybody) {
+            0
+        } else {
+            self.0
+        };
+        XxHash3_64::oneshot_with_seed(secret ^ place, bytes)
+    }
+
+    /// The seed of a file's frames: another for each file, whatever it is called.
+    pub(super) fn of_file(self, number: u64) -> Self {
+        Self(self.checksum(u64::MAX, &number.to_le_bytes()))
     }
 
     /// What the first frame has in place of the checksum of the one before.
@@ -50,7 +60,7 @@ pub(in super::super) struct Span(u64);
 
 /// An entry has less than 128 MiB, and a log less than 128 GiB: its segment rolls after 64 at the latest.
 const SPAN_LENGTH_BITS: u32 = 27;
-pub(super) const MOST_LOG_BYTES: u64 = 1 << (64 - SPAN_LENGTH_BITS);
+pub(in super::super) const MOST_LOG_BYTES: u64 = 1 << (64 - SPAN_LENGTH_BITS);
 
 impl Span {
     pub(in super::super) fn new(offset: u64, length: usize) -> Self {
@@ -121,6 +131,12 @@ impl Header {
     pub(super) fn taken(&self) -> u64 {
         self.length.next_multiple_of(BLOCK_BYTES) as u64
     }
+}
+
+/// The number in the place of a sequence, whatever else is there.
+pub(super) fn number_in(header: &[u8; HEADER_BYTES]) -> u64 {
+    let word = header[32..].first_chunk();
+    word.map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 /// Whether a block may begin a frame; to be asked before anything is computed.
