@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::lanes::{Ask, Exits, Job};
 use super::shared::Shared;
 use super::writer::Writer;
+use crate::mutant::{self, Mutant};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, waking};
 
@@ -127,7 +128,9 @@ impl Desk {
     /// otherwise.
     pub(super) fn lead(&self, ask: Ask) -> Option<Ask> {
         let lanes = &self.shared.lanes;
-        if !waking::is_blocking() || !lanes.are_empty() {
+        // Whoever leads returns after the commit, whenever the answer is given.
+        let is_leading_no_use = mutant::is_on(Mutant::AnswerFirst);
+        if !waking::is_blocking() || !lanes.are_empty() || is_leading_no_use {
             return Some(ask);
         }
         let Some(mut seat) = self.seat.try_lock() else {
