@@ -36,7 +36,10 @@ impl ThreadWaker {
 
     /// Has this thread, in which `poll` runs, wait alone unless it joins a group there.
     pub(super) fn blocking<T>(self: &Arc<Self>, poll: impl FnOnce() -> T) -> T {
-        self.group.store(ALONE, Ordering::SeqCst);
+        // Mostly it is alone already, and a replay pays for no barrier.
+        if self.group.load(Ordering::Relaxed) != ALONE {
+            self.group.store(ALONE, Ordering::SeqCst);
+        }
         let before = BLOCKED.with(|blocked| blocked.replace(Some(Arc::clone(self))));
         let _blocked_no_more = Restores(before);
         poll()
