@@ -13,7 +13,7 @@ use super::lanes::{Ask, Exits, Job};
 use super::shared::Shared;
 use super::writer::Writer;
 use crate::mutant::{self, Mutant};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, waking};
 
 /// After how long without a commit the last frame gets a witness.
@@ -25,8 +25,6 @@ pub(super) struct Desk {
     shared: Arc<Shared>,
     /// `None` once it is gone.
     seat: Mutex<Option<Writer>>,
-    /// How many frames were written.
-    frames: AtomicU64,
     /// Whether damage to the last frame could be taken for a torn end.
     lacks_witness: AtomicBool,
     /// Whether the writer's thread waits until there is a job, however long that is.
@@ -38,7 +36,6 @@ impl Desk {
         Arc::new(Self {
             shared,
             seat: Mutex::new(Some(writer)),
-            frames: AtomicU64::new(0),
             lacks_witness: AtomicBool::new(false),
             is_asleep: AtomicBool::new(false),
         })
@@ -99,9 +96,9 @@ impl Desk {
     fn wait(&self, exits: &Exits) -> bool {
         loop {
             if self.lacks_witness.load(Ordering::SeqCst) {
-                let frames = self.frames.load(Ordering::SeqCst);
+                let commits = self.shared.commits.load(Ordering::Relaxed);
                 let may_have_job = exits.wait(Some(Instant::now() + WITNESS_AFTER));
-                if may_have_job || frames == self.frames.load(Ordering::SeqCst) {
+                if may_have_job || commits == self.shared.commits.load(Ordering::Relaxed) {
                     return may_have_job;
                 }
                 continue;
@@ -117,9 +114,8 @@ impl Desk {
         }
     }
 
-    /// Notes what the writer has written.
+    /// Notes whether the last frame lacks its witness now.
     fn note(&self, writer: &Writer) {
-        self.frames.store(writer.frames(), Ordering::SeqCst);
         let lacks_witness = writer.lacks_witness();
         self.lacks_witness.store(lacks_witness, Ordering::SeqCst);
     }

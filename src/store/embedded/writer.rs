@@ -39,8 +39,6 @@ pub(super) struct Writer {
     pub(super) next_roll: Timestamp,
     /// How long the writer waits before it tries to go on after an error: not at all, unless the last tries were in vain.
     pub(super) pause: Duration,
-    /// How many frames were written, or should have been.
-    frames: u64,
     /// What a caller has met, and the writer's thread is to go on from.
     led_into: Option<Error>,
 }
@@ -62,7 +60,6 @@ impl Writer {
             is_stopping: false,
             next_roll: Timestamp(0),
             pause: Duration::ZERO,
-            frames: 0,
             led_into: None,
         }
     }
@@ -146,10 +143,6 @@ impl Writer {
         self.is_stopping
     }
 
-    pub(super) fn frames(&self) -> u64 {
-        self.frames
-    }
-
     pub(super) fn lacks_witness(&self) -> bool {
         self.log.lacks_witness()
     }
@@ -162,7 +155,6 @@ impl Writer {
         if !self.log.lacks_witness() {
             return true;
         }
-        self.frames += 1;
         match self.log.witness(self.next_sequence) {
             Ok(()) => true,
             Err(error) => {
@@ -294,7 +286,6 @@ impl Writer {
             self.step(Step::Committing);
             let first = self.batch.publications[0].sequence;
             let offset = self.log.end();
-            self.frames += 1;
             self.log.append(&mut self.batch.frame, first)?;
             self.shared.check_place()?;
             self.step(Step::Committed);
