@@ -155,25 +155,33 @@ fn a_waiter_who_gives_up_passes_the_turn_on(bench: Bench) {
     engine.close().unwrap();
 }
 
-/// One waiter's begin is refused, because others have filled the queue.
+/// One waiter's begin is refused, because others fill the queue and time goes on.
 fn a_waiter_who_is_refused_passes_the_turn_on(bench: Bench) {
-    const QUEUE_WAIT: Duration = Duration::from_secs(1);
+    const QUEUE_WAIT: Duration = Duration::from_millis(1);
     let engine = bench.open_with(|builder| builder.queue_depth(1).queue_wait(QUEUE_WAIT));
     let owner = granted(engine.begin(&key("key"), &request()).unwrap());
-    let begin = |name: &'static str| {
+    let waiter = || {
         let engine = engine.clone();
         thread::spawn(move || {
-            let outcome = engine.begin_or_wait(&key(name), &request(), DAY);
-            outcome.map(|outcome| told(outcome, name))
+            let outcome = engine.begin_or_wait(&key("key"), &request(), DAY);
+            outcome
+                .map(|outcome| told(outcome, ""))
+                .map_err(|error| error.kind())
         })
     };
-    let all = ["key", "key", "one", "two", "three"].map(begin);
-    let clock = bench.clock.clone();
-    let time = thread::spawn(move || (0..3).for_each(|_| clock.advance(QUEUE_WAIT)));
+    let waiting = [waiter(), waiter()];
+    let crowd = [0, 1, 2].map(|member| {
+        let (engine, clock) = (engine.clone(), bench.clock.clone());
+        thread::spawn(move || {
+            for number in 0..3 {
+                let _granted_or_refused = engine.begin(&key(10 * member + number), &request());
+                clock.advance(QUEUE_WAIT);
+            }
+        })
+    });
     owner.release().unwrap();
-    let [first, second, ..] = all.map(|caller| caller.join().unwrap());
-    time.join().unwrap();
-    let told = [first, second].map(|told| told.map_err(|error| error.kind()));
+    let told = waiting.map(|waiter| waiter.join().unwrap());
+    crowd.into_iter().for_each(|member| member.join().unwrap());
     let refused = told
         .iter()
         .filter(|told| **told == Err(ErrorKind::Overloaded));
