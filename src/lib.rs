@@ -139,8 +139,9 @@ mod mutant;
 mod observe;
 mod outcome;
 mod progress;
-#[cfg(all(test, onceward_faults))]
-mod protocol_model;
+#[cfg(onceward_faults)]
+#[doc(hidden)]
+pub mod protocol_model;
 mod record;
 mod reply;
 mod secret;

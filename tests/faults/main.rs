@@ -10,6 +10,7 @@ mod mutants;
 mod panics;
 mod power_cuts;
 mod promises;
+mod protocol_model;
 mod services;
 mod slow_commits;
 mod unclear;

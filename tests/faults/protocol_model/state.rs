@@ -1,6 +1,6 @@
 //! What the model remembers: the store, its callers, and what they have been told.
 
-use super::words::{Answer, Ask, Row, Said, Time};
+use onceward::protocol_model::{Answer, Ask, Row, Said, Time};
 
 pub(super) const KEYS: usize = 2;
 

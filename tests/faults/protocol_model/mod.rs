@@ -1,7 +1,7 @@
 //! The protocol as a model, of which every state within small bounds is visited.
 //!
 //! A few callers begin, complete, renew, release, abandon and forget; the writer decides each command with the
-//! crate's own [`decide`](crate::decision::decide), commits what it has decided in batches, publishes and then
+//! crate's own decision, commits what it has decided in batches, publishes and then
 //! answers, in any order; begins are answered from what is published where nothing has to change; time passes; what
 //! is over is swept; and at any moment a crash drops the batch, or leaves it to the disk with nobody told. After
 //! a crash the clock may have been set back to the newest durable time. The callers either die in it, as those of
@@ -14,12 +14,11 @@
 mod promises;
 mod state;
 mod tests;
-mod words;
 
+use onceward::protocol_model::{Answer, Ask, Row, Said, Time};
 use stateright::{Model, Property};
 
 use state::{Call, Caller, Crashed, Held, KEYS, Phase, State};
-use words::{Answer, Ask, Row, Said, Time};
 
 /// What the model can be bent by, to see itself notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

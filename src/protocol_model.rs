@@ -1,4 +1,5 @@
-//! The model's small words for records, commands and verdicts, and the way to the crate's own and back.
+//! The decision in the small words of a model of the protocol: records, commands and verdicts, and the way to the
+//! crate's own and back. The model is among the fault tests.
 
 use std::time::Duration;
 
@@ -10,20 +11,20 @@ use crate::reply::Reply;
 use crate::secret::SealedFingerprint;
 
 /// In milliseconds. One before a lease's end, its end and the end of the retention are all whole steps.
-pub(super) type Time = u64;
-pub(super) const LEASE: Time = 2;
-pub(super) const RETENTION: Time = 3;
+pub type Time = u64;
+pub const LEASE: Time = 2;
+pub const RETENTION: Time = 3;
 
 /// A handler's answer says which attempt of which request made it, so that every mix-up shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Answer {
-    pub(super) token: u64,
-    pub(super) request: u8,
+pub struct Answer {
+    pub token: u64,
+    pub request: u8,
 }
 
 /// A record of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kept {
+pub enum Kept {
     InFlight {
         request: u8,
         token: u64,
@@ -43,7 +44,7 @@ pub(super) enum Kept {
 
 /// What a caller asks of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Ask {
+pub enum Ask {
     Begin(u8),
     Complete(Answer),
     Renew(u64),
@@ -53,7 +54,7 @@ pub(super) enum Ask {
 
 /// What it is told. `ends` is when a promised answer is over, by the model's own count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Said {
+pub enum Said {
     Proceed {
         token: u64,
         attempt: u32,
@@ -78,13 +79,13 @@ pub(super) enum Said {
 
 /// A key's record, and by the model's own count when its lease or its answer is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Row {
-    pub(super) kept: Option<Kept>,
-    pub(super) ends: Time,
+pub struct Row {
+    pub kept: Option<Kept>,
+    pub ends: Time,
 }
 
 /// What a decision makes of a row; `None` if it changes nothing.
-pub(super) type Changed = Option<Row>;
+pub type Changed = Option<Row>;
 
 fn at(time: Time) -> Timestamp {
     Timestamp(time)
@@ -141,7 +142,7 @@ impl Ask {
     }
 
     /// The token that the caller shows.
-    pub(super) fn token(self) -> Option<u64> {
+    pub fn token(self) -> Option<u64> {
         match self {
             Self::Begin(_) | Self::Forget => None,
             Self::Complete(answer) => Some(answer.token),
@@ -205,7 +206,7 @@ impl Kept {
         }
     }
 
-    pub(super) fn token(self) -> u64 {
+    pub fn token(self) -> u64 {
         match self {
             Self::InFlight { token, .. } | Self::Completed { token, .. } => token,
         }
@@ -214,7 +215,7 @@ impl Kept {
 
 impl Row {
     /// Runs the crate's own decision.
-    pub(super) fn decide(&self, ask: Ask, now: Time, next_token: u64) -> (Said, Changed) {
+    pub fn decide(&self, ask: Ask, now: Time, next_token: u64) -> (Said, Changed) {
         let record = self.kept.map(Kept::record);
         let context = Context {
             now: at(now),
@@ -239,7 +240,7 @@ impl Row {
     }
 
     /// Whether a sweep may drop the record.
-    pub(super) fn is_over(&self, now: Time) -> bool {
+    pub fn is_over(&self, now: Time) -> bool {
         self.kept
             .is_some_and(|kept| decision::is_over(&kept.record(), at(now), OnAbandon::Rerun))
     }

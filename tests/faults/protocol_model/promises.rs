@@ -4,7 +4,7 @@ use stateright::Property;
 
 use super::Protocol;
 use super::state::{Breach, Call, Crashed, Phase, State};
-use super::words::{Ask, Changed, Kept, LEASE, RETENTION, Row, Said, Time};
+use onceward::protocol_model::{Ask, Changed, Kept, LEASE, RETENTION, Row, Said, Time};
 
 /// Holds a decision against what callers have been told before.
 pub(super) fn judge(state: &mut State, call: &Call, row: &Row, said: Said, changed: Changed) {
