@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::ends::Ends;
 use super::files::directory::Name;
 use super::index::{Index, Slot};
-use super::log::{Log, LogWriter, Seed, Span};
+use super::log::{Log, Seed, Span};
 use super::manifest::{RolledRow, SegmentContent};
 use super::tally::Tally;
 use crate::clock::Timestamp;
@@ -28,19 +28,6 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Makes an empty segment with some zeros ahead, durable but for its name.
-    pub(super) fn create(
-        name: &Name,
-        tally: Arc<Tally>,
-        opened_at: Timestamp,
-        seed: Seed,
-        fill: u64,
-    ) -> Result<(Self, LogWriter)> {
-        let writer = Log::create(name, seed, fill)?;
-        let journal = Self::new(tally, opened_at, Arc::clone(writer.log()));
-        Ok((journal, writer))
-    }
-
     /// Opens a segment's file, to which nothing is written any more. It is read by a scan.
     pub(super) fn open(
         name: &Name,
@@ -58,7 +45,8 @@ impl Journal {
         Ok(journal)
     }
 
-    fn new(tally: Arc<Tally>, opened_at: Timestamp, log: Arc<Log>) -> Self {
+    /// A segment that holds nothing yet, or that nothing was read of.
+    pub(super) fn new(tally: Arc<Tally>, opened_at: Timestamp, log: Arc<Log>) -> Self {
         let before_first = tally.header.first_sequence.saturating_sub(1);
         Self {
             tally,

@@ -2,6 +2,7 @@
 //!
 //! `docs/DESIGN.md` draws the folder, the bytes, and what a crash leaves at each step.
 
+mod ahead;
 mod batch;
 mod blob;
 mod block;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use self::ahead::Ahead;
 use self::budget::Budget;
 use self::condition::Condition;
 use self::desk::Desk;
@@ -161,6 +163,7 @@ impl Embedded {
             None => Timestamp(0),
         };
         let (sealing, woken) = Sealing::new();
+        let (ahead, ahead_woken) = Ahead::new();
         let shared = Arc::new(Shared {
             secret: recovered.secret,
             timeline,
@@ -177,6 +180,7 @@ impl Embedded {
             max_disk_bytes: settings.max_disk_bytes,
             budget: settings.budget(),
             sealing,
+            ahead,
             merging: Merging::new(settings.most_merged()),
             warnings: Warnings::default(),
             meters: settings.meters,
@@ -203,8 +207,13 @@ impl Embedded {
             let shared = Arc::clone(&shared);
             move || shared.seal_until_stopped(&woken)
         };
+        let filler = {
+            let shared = Arc::clone(&shared);
+            move || shared.make_ahead_until_stopped(&ahead_woken)
+        };
         let started = store
             .start_thread("onceward-sealer", sealer)
+            .and_then(|()| store.start_thread("onceward-filler", filler))
             .and_then(|()| store.start_thread("onceward-writer", move || desk.work(exits)));
         if let Err(error) = started {
             // Ends the threads that were started.
@@ -366,6 +375,7 @@ impl Store for Embedded {
         self.shared.condition.close();
         self.shared.lanes.job(Job::Stop);
         self.shared.sealing.stop();
+        self.shared.ahead.stop();
         for thread in threads.drain(..) {
             // A thread that panicked has left the store as a crash would.
             drop(thread.join());

@@ -365,8 +365,20 @@ impl Folder {
         let unfinished = self.unfinished_journal(tally.id());
         Self::remove_file(&unfinished)?;
         Self::remove_file(&name)?;
-        let made = Journal::create(&unfinished, tally, opened_at, seed, fill)?;
-        self.rename(&unfinished, &name)?;
-        Ok(made)
+        let log = Log::create(&unfinished, seed, fill)?;
+        self.take_journal(tally, opened_at, log)
+    }
+
+    /// Gives an empty log its final name, durably: it is a segment's from now on.
+    pub(super) fn take_journal(
+        &self,
+        tally: Arc<Tally>,
+        opened_at: Timestamp,
+        log: LogWriter,
+    ) -> Result<(Journal, LogWriter)> {
+        let id = tally.id();
+        self.rename(&self.unfinished_journal(id), &self.journal(id))?;
+        let journal = Journal::new(tally, opened_at, Arc::clone(log.log()));
+        Ok((journal, log))
     }
 }

@@ -29,6 +29,7 @@ impl Writer {
         if self.is_roll_due(now) {
             return self.roll(now);
         }
+        self.look_ahead();
         Ok(())
     }
 
@@ -87,9 +88,12 @@ impl Writer {
         let tally = Arc::new(Tally::new(header, 0));
         let seed = shared.secret.log_seed(&header.store_id, header.id);
         let seed = Seed(seed);
-        shared
-            .folder
-            .create_journal(tally, now, seed, shared.first_fill)
+        match shared.ahead.take(id) {
+            Some(made) => shared.folder.take_journal(tally, now, made),
+            None => shared
+                .folder
+                .create_journal(tally, now, seed, shared.first_fill),
+        }
     }
 
     /// Lists a new journal after the active one, which ends, and goes on in it.
@@ -117,6 +121,7 @@ impl Writer {
         })?;
         shared.view.begin_scopes(new.tally.header.first_sequence);
         (self.active, self.log) = (new, log);
+        self.looks_ahead_at = shared.first_fill;
         shared.warnings.clear(Chore::Rolling);
         self.step(Step::RollListed);
         if is_empty {

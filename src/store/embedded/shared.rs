@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::ahead::Ahead;
 use super::batch::Added;
 use super::budget::Budget;
 use super::condition::Condition;
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) max_disk_bytes: Option<u64>,
     pub(super) budget: Budget,
     pub(super) sealing: Sealing,
+    pub(super) ahead: Ahead,
     pub(super) merging: Merging,
     pub(super) warnings: Warnings,
     pub(super) meters: Meters,
@@ -88,7 +90,12 @@ impl Shared {
     /// Whether the segments take so much of the disk that the rest is kept for the completions of what was granted.
     pub(super) fn is_disk_full(&self) -> bool {
         self.max_disk_bytes
-            .is_some_and(|most| self.view.segments().disk_bytes() >= most - most / KEPT_FREE)
+            .is_some_and(|most| self.disk_bytes() >= most - most / KEPT_FREE)
+    }
+
+    /// How many bytes of the disk the segments take, and the next one's log.
+    fn disk_bytes(&self) -> u64 {
+        self.view.segments().disk_bytes() + self.ahead.bytes()
     }
 
     /// Decides against a published state; nothing is changed.
@@ -181,6 +188,7 @@ impl Shared {
     /// The manifest says last what the active segment holds for sure, if that isn't sealed.
     pub(super) fn close_files(&self) -> Result<()> {
         let has_failed = self.condition.has_failed();
+        self.drop_ahead();
         if !has_failed {
             // What isn't sealed now is by the next open: nothing is lost, whatever happens here.
             let seal = AssertUnwindSafe(|| self.seal_for_rest());

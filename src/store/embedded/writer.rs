@@ -37,6 +37,8 @@ pub(super) struct Writer {
     pub(super) batch: Batch,
     pub(super) is_stopping: bool,
     pub(super) next_roll: Timestamp,
+    /// How far the log comes before the next one is thought of again.
+    pub(super) looks_ahead_at: u64,
     /// How long the writer waits before it tries to go on after an error: not at all, unless the last tries were in vain.
     pub(super) pause: Duration,
     /// What a caller has met, and the writer's thread is to go on from.
@@ -51,6 +53,7 @@ impl Writer {
         next_sequence: u64,
     ) -> Self {
         let batch = Batch::new(shared.rules.max_live_keys_per_scope.is_some());
+        let first_fill = shared.first_fill;
         Self {
             shared,
             active,
@@ -59,6 +62,7 @@ impl Writer {
             batch,
             is_stopping: false,
             next_roll: Timestamp(0),
+            looks_ahead_at: first_fill,
             pause: Duration::ZERO,
             led_into: None,
         }

@@ -21,7 +21,7 @@ pub(crate) use step::run as run_step;
 const SIZES: [u64; 3] = [100_000, 1_000_000, 10_000_000];
 
 /// What the table shows: a name in the steps' output, and what it is called.
-const COLUMNS: [(&str, &str); 19] = [
+const COLUMNS: [(&str, &str); 21] = [
     ("load_per_s", "loading, cycles/s (1,024 tasks)"),
     ("rss_mib", "resident memory after loading, MiB"),
     (
@@ -37,8 +37,10 @@ const COLUMNS: [(&str, &str); 19] = [
     ("cold_per_s", "cold replays/s, one thread"),
     ("begin_p50_us", "begin under load (64 threads), p50, us"),
     ("begin_p99_us", "- p99, us"),
+    ("begin_p999_us", "- p99.9, us"),
     ("begin_p9999_us", "- p99.99, us"),
     ("cycle_ratio", "- whole cycle, p99 / p50"),
+    ("cycle_tail", "- whole cycle, p99.9 / p50"),
     ("rolled", "- segments rolled meanwhile"),
     ("open_killed_ms", "open after SIGKILL under that load, ms"),
     ("sweep_ms", "sweeping everything, ms"),

@@ -227,9 +227,12 @@ fn work(folder: &Path) -> Result<()> {
     let Latencies { begin, cycle } = latencies?;
     say("begin_p50_us", float(begin.value_at_quantile(0.5)));
     say("begin_p99_us", float(begin.value_at_quantile(0.99)));
+    say("begin_p999_us", float(begin.value_at_quantile(0.999)));
     say("begin_p9999_us", float(begin.value_at_quantile(0.9999)));
-    let ratio = float(cycle.value_at_quantile(0.99)) / float(cycle.value_at_quantile(0.5));
-    say("cycle_ratio", ratio);
+    let over_median =
+        |part| float(cycle.value_at_quantile(part)) / float(cycle.value_at_quantile(0.5));
+    say("cycle_ratio", over_median(0.99));
+    say("cycle_tail", over_median(0.999));
     say("rolled", float(engine.stats().segments - before));
     Ok(engine.close()?)
 }

@@ -216,6 +216,22 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Fills a file with zeros up to there, durably, before anything is written to it.
+    pub(in super::super) fn fill(&mut self, bytes: u64) -> Result<()> {
+        let (log, from) = (&self.log, self.log.taken());
+        let to = bytes
+            .next_multiple_of(BLOCK_BYTES as u64)
+            .min(MOST_LOG_BYTES);
+        if to <= from {
+            return Ok(());
+        }
+        log.file.write_zeros(from, to - from).map_err(unwritten)?;
+        log.file.sync_data().map_err(unwritten)?;
+        log.filled.store(to, Ordering::Relaxed);
+        self.before.file_length = to;
+        Ok(())
+    }
+
     /// Whether damage to the last frame could be taken for a torn end.
     pub(in super::super) fn lacks_witness(&self) -> bool {
         !self.is_witnessed
