@@ -6,7 +6,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use onceward::faults::{Failures, Recorder};
-use onceward::{Clock, Engine, ErrorKind, Fingerprint, Key, ManualClock, Outcome, Reply, Terms};
+use onceward::{
+    Clock, Engine, ErrorKind, Fingerprint, Key, ManualClock, Outcome, Reply, Stats, Terms,
+};
 
 use crate::power_cuts::{folder, is_full};
 use crate::user::{RETENTION, builder};
@@ -68,6 +70,10 @@ fn caller(
         };
         for number in 0.. {
             // Or the sealer never gets round to merging.
+            let is_behind = |stats: Stats| stats.segments - stats.sealed_segments > 2;
+            while is_behind(engine.stats()) && !is_over.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
             thread::sleep(Duration::from_millis(8));
             let key = Key::new("tenant", format!("{name} {number}")).unwrap();
             let over_at = clock.wall() + RETENTION;

@@ -29,6 +29,8 @@ enum Access {
     Read,
     /// To read and to write what is there.
     Change,
+    /// To write blocks past the page cache, each of which is on the disk when its call returns.
+    Through,
     /// To read and to write what isn't there yet.
     Create,
     /// To read and to write, made if it isn't there; waits for nobody at the other end of a pipe.
@@ -126,6 +128,13 @@ impl Name {
 
     pub(in crate::store::embedded) fn open_to_change(&self) -> io::Result<File> {
         self.open(Access::Change)
+    }
+
+    /// Opens it to write whole blocks past the page cache, from blocks of the memory, durably. `None` where the system
+    /// or the file system has no such thing.
+    pub(in crate::store::embedded) fn open_to_write_through(&self) -> Option<File> {
+        let can = cfg!(target_os = "linux");
+        can.then(|| self.open(Access::Through).ok()).flatten()
     }
 
     pub(in crate::store::embedded) fn open_to_lock(&self) -> io::Result<File> {

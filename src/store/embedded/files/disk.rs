@@ -51,6 +51,8 @@ fn drop_from_cache(file: &File, _: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub(in crate::store::embedded) struct PlainFile {
     file: File,
+    /// The same, for what is written past the page cache.
+    through: Option<File>,
     watched: Watched,
 }
 
@@ -58,8 +60,17 @@ static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 impl PlainFile {
     pub(in crate::store::embedded) fn new(file: File, name: &Name) -> Self {
-        let watched = Watched::of(name.path());
-        Self { file, watched }
+        Self {
+            file,
+            through: None,
+            watched: Watched::of(name.path()),
+        }
+    }
+
+    /// Opens it for [`write_through`](PlainFile::write_through), too.
+    pub(in crate::store::embedded) fn and_through(mut self, name: &Name) -> Self {
+        self.through = name.open_to_write_through();
+        self
     }
 
     pub(in crate::store::embedded) fn len(&self) -> io::Result<u64> {
@@ -79,6 +90,31 @@ impl PlainFile {
     pub(in crate::store::embedded) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let write = |bytes: &[u8]| directory::write_at(&self.file, offset, bytes);
         self.watched.write(offset, bytes, write)
+    }
+
+    /// Overwrites blocks that are on the disk, from blocks of the memory, past the page cache: they are on the disk when
+    /// this returns. Gives whether that could be done here; otherwise nothing has happened that a write doesn't mend.
+    pub(in crate::store::embedded) fn write_through(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+    ) -> io::Result<bool> {
+        let Some(through) = &self.through else {
+            return Ok(false);
+        };
+        let write = |part: &[u8]| {
+            // Half of it, which a fault test leaves, isn't made of whole blocks.
+            let is_whole = part.len() == bytes.len();
+            let file = if is_whole { through } else { &self.file };
+            directory::write_at(file, offset, part)
+        };
+        match self.watched.write(offset, bytes, write) {
+            Ok(()) => self.watched.sync(|| Ok(())).map(|()| true),
+            Err(error) => match error.kind() {
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => Ok(false),
+                _ => Err(error),
+            },
+        }
     }
 
     /// Writes zeros where there was nothing.
@@ -260,4 +296,37 @@ pub(in crate::store::embedded) fn call<T>(
     run: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
     run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::directory::Directory;
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_past_the_cache_is_told_and_can_be_written_otherwise() {
+        const BLOCK: usize = 4_096;
+        let folder = tempfile::tempdir().unwrap();
+        let name = Directory::open(folder.path()).unwrap().name("file");
+        let file = PlainFile::new(name.create().unwrap(), &name).and_through(&name);
+        file.write_zeros(0, 8 * BLOCK as u64).unwrap();
+        file.sync_data().unwrap();
+        let memory = vec![7; 3 * BLOCK];
+        let aligned = memory.as_ptr().align_offset(BLOCK);
+        // A block as it should be, one in the middle of the file's, and one from the middle of the memory's.
+        for (offset, from) in [
+            (BLOCK, aligned),
+            (2 * BLOCK + 1, aligned),
+            (4 * BLOCK, aligned + 1),
+        ] {
+            let (offset, bytes) = (offset as u64, &memory[from..from + BLOCK]);
+            if !file.write_through(offset, bytes).unwrap() {
+                file.write_at(offset, bytes).unwrap();
+                file.sync_data().unwrap();
+            }
+            let mut read = vec![0; BLOCK];
+            file.read_at(offset, &mut read).unwrap();
+            assert_eq!(read, bytes, "at {offset}");
+        }
+    }
 }

@@ -204,13 +204,17 @@ pub(super) struct Before {
 #[derive(Debug)]
 pub(in super::super) struct FrameBuffer {
     bytes: Vec<u8>,
+    /// Where the frame begins in these: at a block of the memory, from where a disk takes it without a copy.
+    start: usize,
+    /// Counted from there.
     entries: Vec<Range<usize>>,
 }
 
 impl Default for FrameBuffer {
     fn default() -> Self {
         let mut empty = Self {
-            bytes: Vec::new(),
+            bytes: Vec::with_capacity(2 * BLOCK_BYTES),
+            start: 0,
             entries: Vec::new(),
         };
         empty.clear();
@@ -220,9 +224,31 @@ impl Default for FrameBuffer {
 
 impl FrameBuffer {
     pub(in super::super) fn clear(&mut self) {
+        self.start = self.first_block();
         self.bytes.clear();
-        self.bytes.resize(HEADER_BYTES, 0);
+        self.bytes.resize(self.start + HEADER_BYTES, 0);
         self.entries.clear();
+    }
+
+    /// Where in the buffer a block of the memory begins.
+    fn first_block(&self) -> usize {
+        let at = self.bytes.as_ptr().align_offset(BLOCK_BYTES);
+        // Where that can't be said, the disk is written to in another way.
+        if at < BLOCK_BYTES { at } else { 0 }
+    }
+
+    /// Fills the frame up with zeros to whole blocks, and moves it to where one begins, if the buffer has grown.
+    fn fill_up(&mut self) -> &[u8] {
+        let taken = self.bytes().next_multiple_of(BLOCK_BYTES);
+        self.bytes.resize(self.start + taken, 0);
+        if self.start != self.first_block() {
+            self.bytes.reserve(BLOCK_BYTES);
+            let (from, to) = (self.start, self.first_block());
+            self.bytes.resize(from.max(to) + taken, 0);
+            self.bytes.copy_within(from..from + taken, to);
+            self.start = to;
+        }
+        &self.bytes[self.start..self.start + taken]
     }
 
     /// Adds what is encoded as one entry. On an error nothing is added.
@@ -230,7 +256,7 @@ impl FrameBuffer {
         &mut self,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
-        let start = self.bytes.len();
+        let before = self.bytes.len();
         self.bytes.extend_from_slice(&[0; LENGTH_BYTES]);
         let begin = self.bytes.len();
         let encoded = encode(&mut self.bytes).and_then(|()| {
@@ -239,20 +265,21 @@ impl FrameBuffer {
                 .ok()
                 .filter(|_| length < 1 << SPAN_LENGTH_BITS);
             let length = length.ok_or_else(too_long)?;
-            self.bytes[start..begin].copy_from_slice(&length.to_le_bytes());
+            self.bytes[before..begin].copy_from_slice(&length.to_le_bytes());
             Ok(())
         });
         if encoded.is_err() {
-            self.bytes.truncate(start);
+            self.bytes.truncate(before);
             return encoded;
         }
-        self.entries.push(begin..self.bytes.len());
+        self.entries
+            .push(begin - self.start..self.bytes.len() - self.start);
         Ok(())
     }
 
     /// How many bytes the frame has so far.
     pub(in super::super) fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.start
     }
 
     /// Where the entries will stand, in their order, if the frame is written at this offset.
@@ -269,13 +296,14 @@ impl FrameBuffer {
         before: Before,
         first_sequence: u64,
     ) -> Result<(&[u8], u64)> {
-        let length = self.bytes.len();
-        let entries_checksum = seed.checksum(offset, &self.bytes[HEADER_BYTES..]);
+        let length = self.bytes();
+        let frame = &mut self.bytes[self.start..];
+        let entries_checksum = seed.checksum(offset, &frame[HEADER_BYTES..]);
         let (length_half, count) = (u32::try_from(length), u32::try_from(self.entries.len()));
         let (Ok(length_half), Ok(count)) = (length_half, count) else {
             return Err(too_long());
         };
-        let header = &mut self.bytes[..HEADER_BYTES];
+        let header = &mut frame[..HEADER_BYTES];
         header[..8].copy_from_slice(&MAGIC);
         header[16..24].copy_from_slice(&entries_checksum.to_le_bytes());
         header[24..32].copy_from_slice(&before.checksum.to_le_bytes());
@@ -285,8 +313,7 @@ impl FrameBuffer {
         header[52..56].copy_from_slice(&count.to_le_bytes());
         let checksum = seed.checksum(offset, &header[16..]);
         header[8..16].copy_from_slice(&checksum.to_le_bytes());
-        self.bytes.resize(length.next_multiple_of(BLOCK_BYTES), 0);
-        Ok((&self.bytes, checksum))
+        Ok((self.fill_up(), checksum))
     }
 }
 

@@ -19,6 +19,12 @@ const BLOCK_BYTES: u64 = 512;
 /// Tells a file from all others that are there at the same time: its device and its inode.
 pub(in crate::store::embedded) type FileId = Option<(u64, u64)>;
 
+#[cfg(target_os = "linux")]
+const THROUGH: OFlags = OFlags::WRONLY.union(OFlags::DIRECT).union(OFlags::DSYNC);
+/// Nobody opens a file like that.
+#[cfg(not(target_os = "linux"))]
+const THROUGH: OFlags = OFlags::WRONLY;
+
 #[derive(Debug)]
 pub(super) struct Handle(File);
 
@@ -31,6 +37,7 @@ impl Handle {
         let access = match access {
             Access::Read => OFlags::RDONLY,
             Access::Change => OFlags::RDWR,
+            Access::Through => THROUGH,
             Access::Create => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
             Access::Lock => OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK,
         };
