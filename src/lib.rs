@@ -123,6 +123,7 @@ pub mod observability {}
 
 mod clock;
 mod codec;
+mod damage;
 mod decision;
 mod encryption;
 mod engine;
@@ -154,6 +155,7 @@ mod verification;
 pub use bytes;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use damage::Damage;
 #[cfg(feature = "encryption")]
 pub use encryption::EncryptionKeys;
 #[cfg(any(test, feature = "register"))]

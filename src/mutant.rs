@@ -12,6 +12,12 @@ pub(crate) enum Mutant {
     FrameAnywhere,
     /// Whoever knows the format can make a frame.
     FrameOfAnybody,
+    /// A file's frames don't depend on which file it is.
+    FrameOfEarlierFile,
+    /// A new log is listed before it is synced.
+    NewLogNotSynced,
+    /// Whoever commits in its own thread and meets an error leaves the others behind: nobody goes on from it.
+    LeaderLeavesOthers,
     /// A log ends where no whole frame stands, whatever is behind.
     TailCutAtDamage,
     /// A failed sync counts as a good one.

@@ -6,6 +6,7 @@ use std::time::Duration;
 #[cfg(any(test, feature = "register"))]
 use super::outcomes::{Of, Unopened};
 use crate::clock::{Clock, SystemClock};
+use crate::damage::{Damage, OnDamage};
 use crate::encryption::Cipher;
 #[cfg(feature = "encryption")]
 use crate::encryption::EncryptionKeys;
@@ -45,6 +46,7 @@ pub struct Builder {
     pub(super) pepper: Option<Pepper>,
     pub(super) keeps_keys: bool,
     pub(super) is_restored: bool,
+    pub(super) accepts_damage: Option<OnDamage>,
     pub(super) progress: OnProgress,
     pub(super) name: String,
     #[cfg(any(test, feature = "register"))]
@@ -74,6 +76,7 @@ impl Default for Builder {
             pepper: None,
             keeps_keys: true,
             is_restored: false,
+            accepts_damage: None,
             max_disk_bytes: None,
             cipher: None,
             progress: OnProgress::default(),
@@ -301,6 +304,25 @@ impl Builder {
     /// another place is also noticed by itself on Unix.
     pub fn restored_from_backup(mut self, is_restored: bool) -> Self {
         self.is_restored = is_restored;
+        self
+    }
+
+    /// Opens a folder whose log is damaged: takes everything before and after the damage, and tells of each place where
+    /// something is missing. For the night when there is no backup that is young enough. Without it such a folder is
+    /// refused ([`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt)), and a folder without damage is opened as ever: say it at
+    /// the one open that was refused, not at all of them.
+    ///
+    /// What stood there is gone for good. A key of which everything is missing is free: the next begin is granted,
+    /// and does again what was done. A key whose completion alone is missing is in flight until its lease ends, and then
+    /// free, or held under [`OnAbandon::Hold`](crate::OnAbandon::Hold). A key that was forgotten or released there may
+    /// be as it was before. So set aside a copy of the folder first, and compare the
+    /// [numbers](Damage::numbers) with the fencing tokens that were written downstream.
+    ///
+    /// Fencing tokens continue in a new epoch, above every token that was handed out. What was accepted is noted in
+    /// the folder: later opens take it as it is. Damaged replies in sealed segments don't hinder an open, and are errors for whoever
+    /// asks for their keys; a manifest or a secret that is damaged, or a file that is missing as a whole, can only come from a backup.
+    pub fn accept_damage(mut self, tell: impl Fn(&Damage) + Send + Sync + 'static) -> Self {
+        self.accepts_damage = Some(OnDamage(Arc::new(tell)));
         self
     }
 

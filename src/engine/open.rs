@@ -223,6 +223,7 @@ impl Builder {
             pepper: self.pepper.clone(),
             cipher: self.cipher.clone(),
             is_restored: self.is_restored,
+            accepts_damage: self.accepts_damage.clone(),
             progress: self.progress.clone(),
             meters: meters.clone(),
         }

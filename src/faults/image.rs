@@ -1,7 +1,7 @@
 //! What a disk holds after a power cut.
 //!
-//! What was synced is there. Of what was done since, any part may be: each sector of 512 bytes of each write by
-//! itself, each length that a file had meanwhile, each creation, rename and removal.
+//! What was synced is there. Of what was done since, any part may be: each sector of each write by itself, where a
+//! disk has sectors of 512 bytes or of 4 KiB; each length that a file had meanwhile, each creation, rename and removal.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use super::random::Random;
 use super::recorder::{FileId, Op};
 
 const SECTOR: usize = 512;
+const LARGE_SECTOR: usize = 4_096;
 
 /// Names and contents.
 pub type Folder = BTreeMap<PathBuf, Vec<u8>>;
@@ -164,6 +165,7 @@ impl File {
         let mut lengths = vec![length];
         let mut bytes = self.durable;
         let kept = random.share();
+        let sector = [SECTOR, LARGE_SECTOR][random.below(2)];
         let pending = self.pending.into_iter().map(|(_, change)| change);
         for change in self.unsure.into_iter().chain(pending) {
             match change {
@@ -178,7 +180,7 @@ impl File {
                     length = length.max(offset + data.len());
                     let mut at = 0;
                     while at < data.len() {
-                        let end = data.len().min(at + SECTOR - (offset + at) % SECTOR);
+                        let end = data.len().min(at + sector - (offset + at) % sector);
                         if random.is_below(kept) {
                             put(&mut bytes, offset + at, &data[at..end]);
                         }

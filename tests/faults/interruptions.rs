@@ -1,14 +1,21 @@
 //! What callers are told while the disk fails, and what is there afterwards.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use onceward::faults::{Failures, Image, Random, Recorder};
-use onceward::{Clock, Engine, EntryState, ErrorKind, Fingerprint, ManualClock, Outcome, Reply};
+use onceward::{
+    Clock, Engine, EntryState, ErrorKind, Fingerprint, Key, ManualClock, Outcome, Reply,
+};
 
 use crate::expected::{Event, State, key};
 use crate::io_faults::{Failing, from_then_on, wait_until_well};
 use crate::power_cuts::{Life, check_cut, folder, is_full};
 use crate::user::{KEYS, LEASE, RETENTION, builder};
+
+fn request() -> Fingerprint {
+    Fingerprint::of("request")
+}
 
 /// The key whose completion's sync fails.
 const FAILS: usize = 10;
@@ -73,6 +80,34 @@ fn while_the_disk_fails_everybody_is_told_and_what_is_in_memory_is_still_answere
     let entry = engine.lookup(&key(1)).unwrap().unwrap();
     assert!(matches!(entry.state, EntryState::Completed { .. }));
     assert!(engine.lookup(&key(2)).unwrap().is_some());
+}
+
+#[test]
+fn a_caller_that_commits_alone_and_meets_an_error_leaves_nobody_behind() {
+    let (_folder, path) = folder();
+    let recorder = Recorder::watch(&path).unwrap();
+    let engine = builder(&ManualClock::new()).segment_entries(10_000);
+    let engine = engine.open(&path).unwrap();
+    let begin = |name: String| engine.begin(&Key::new("tenant", name).unwrap(), &request());
+    // Nobody else has anything to do, so that most of these callers commit in their own thread.
+    for round in 0..20 {
+        let Outcome::Proceed(guard) = begin(format!("sound {round}")).unwrap() else {
+            panic!("a new key isn't free");
+        };
+        guard.complete(Reply::new(200, "body")).unwrap();
+        recorder.fail(Failures::Syncs);
+        let error = begin(format!("failing {round}")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        recorder.fail(Failures::None);
+        // Nobody asks for anything: it's the writer's thread that goes on.
+        let since = Instant::now();
+        while !engine.health().is_ready() {
+            let has_time = since.elapsed() < Duration::from_secs(10);
+            assert!(has_time, "the writer's thread never went on");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    assert_eq!(engine.stats().resumptions, 20);
 }
 
 #[test]

@@ -29,13 +29,7 @@ fn crashed(path: &Path) -> (PathBuf, Vec<u8>, usize) {
         };
         guard.complete(Reply::new(200, "body")).unwrap();
     }
-    fs::create_dir(path).unwrap();
-    for file in fs::read_dir(&running).unwrap() {
-        let name = file.unwrap().file_name();
-        if name != "LOCK" {
-            fs::copy(running.join(&name), path.join(&name)).unwrap();
-        }
-    }
+    copy(&running, path);
     let log = fs::read(path.join(LOG)).unwrap();
     // The first one, and those of three begins and completions. There may be an empty one behind.
     (path.join(LOG), log, 7)
@@ -82,4 +76,54 @@ fn frames_of_another_store_are_none() {
     fs::write(&log, &bytes).unwrap();
     let opened = open(&path);
     assert!(opened.is_ok(), "{opened:?}");
+}
+
+/// Completes a key in a folder that a crash has left, which begins its second log, and gives that as a crash leaves it.
+fn second_log(path: &Path, name: &str) -> (PathBuf, Vec<u8>) {
+    const SECOND: &str = "segment-0000000002.log";
+    let running = path.with_extension(name);
+    let engine = open(path).unwrap();
+    for number in 0..if name == "long" { 6 } else { 1 } {
+        let outcome = engine.begin(&key(10 + number), &Fingerprint::of("request"));
+        let Outcome::Proceed(guard) = outcome.unwrap() else {
+            panic!("a new key isn't free");
+        };
+        guard.complete(Reply::new(200, "body")).unwrap();
+    }
+    // What the first log held is sealed, and no file goes meanwhile.
+    while engine.stats().sealed_segments == 0 {
+        std::thread::yield_now();
+    }
+    while path.join(LOG).exists() {
+        std::thread::yield_now();
+    }
+    copy(path, &running);
+    let log = fs::read(running.join(SECOND)).unwrap();
+    (running.join(SECOND), log)
+}
+
+/// Copies a folder as a crash would leave it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let name = file.unwrap().file_name();
+        if name != "LOCK" {
+            fs::copy(from.join(&name), to.join(&name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn frames_of_an_earlier_file_of_the_segment_are_nothing_behind_its_end() {
+    let (_folder, path) = folder();
+    crashed(&path);
+    let twin = path.with_extension("twin");
+    copy(&path, &twin);
+    // Of the same store and with the same number, as a file that a failed roll has left and whose blocks come back.
+    let (_, earlier) = second_log(&twin, "long");
+    let (log, mut bytes) = second_log(&path, "short");
+    let behind = 6 * BLOCK;
+    bytes[behind..].copy_from_slice(&earlier[behind..]);
+    fs::write(&log, bytes).unwrap();
+    all_replayed(&open(log.parent().unwrap()).unwrap());
 }

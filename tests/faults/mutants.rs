@@ -4,7 +4,7 @@
 use std::process::{Command, Output};
 
 /// Each defect, tests that catch it, and what these say then: some are caught by a cut, others in the life before.
-const MUTANTS: [(&str, &str, &str); 14] = [
+const MUTANTS: [(&str, &str, &str); 17] = [
     ("AnswerFirst", "power_cuts::a_cut_at_every_call", "panicked"),
     (
         "TailCutAtDamage",
@@ -13,6 +13,21 @@ const MUTANTS: [(&str, &str, &str); 14] = [
     ),
     ("FrameAnywhere", "log::a_frame_that_stands", "Corrupt"),
     ("FrameOfAnybody", "log::frames_of_another", "Corrupt"),
+    (
+        "FrameOfEarlierFile",
+        "log::frames_of_an_earlier_file",
+        "Corrupt",
+    ),
+    (
+        "NewLogNotSynced",
+        "power_cuts::a_cut_at_every_call",
+        "cut after call",
+    ),
+    (
+        "LeaderLeavesOthers",
+        "interruptions::a_caller_that_commits_alone",
+        "never went on",
+    ),
     (
         "BelievesFailedSync",
         "interruptions::what_is_written_after",

@@ -5,6 +5,7 @@
 // The durations here are constants.
 #![allow(clippy::unchecked_time_subtraction)]
 
+mod accept_damage;
 mod ahead;
 mod api;
 mod bad_input;

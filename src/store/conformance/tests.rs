@@ -82,6 +82,7 @@ pub(in crate::store) fn embedded(
         merge_above: 4,
         pepper: None,
         is_restored: false,
+        accepts_damage: None,
         progress: OnProgress::default(),
         meters: Meters::new("test"),
     };

@@ -34,15 +34,10 @@ impl Journal {
         tally: Arc<Tally>,
         opened_at: Timestamp,
         (seed, number): (Seed, u64),
-        rolled: Option<RolledRow>,
         is_confirmed: bool,
     ) -> Result<Self> {
         let log = Log::open(name, seed, number, is_confirmed)?;
-        let journal = Self::new(tally, opened_at, Arc::new(log));
-        if let Some(rolled) = rolled {
-            journal.mark_rolled(rolled);
-        }
-        Ok(journal)
+        Ok(Self::new(tally, opened_at, Arc::new(log)))
     }
 
     /// A segment that holds nothing yet, or that nothing was read of.

@@ -351,6 +351,7 @@ fn what_is_merged(
             last_sequence: last.rolled.holds.last_sequence,
         },
         is_cut: false,
+        is_damaged: false,
     };
     (header, rolled)
 }
@@ -404,6 +405,7 @@ mod tests {
                 last_sequence: 39,
             },
             is_cut: false,
+            is_damaged: false,
         };
         let mut state = ManifestState {
             store_id: [1; 16],

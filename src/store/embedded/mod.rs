@@ -64,6 +64,7 @@ use self::warnings::{Chore, Warnings};
 use self::writer::Writer;
 use super::{Answer, Chunks, Figures, Glance, Observer, Reads, Request, Rules, Seen, Store, Swept};
 use crate::clock::{Clock, Timer, Timestamp};
+use crate::damage::OnDamage;
 use crate::decision::{self, Command};
 use crate::encryption::Cipher;
 use crate::error::{Error, ErrorKind, Result};
@@ -106,6 +107,7 @@ pub(crate) struct Settings {
     pub(crate) pepper: Option<Pepper>,
     pub(crate) cipher: Option<Cipher>,
     pub(crate) is_restored: bool,
+    pub(crate) accepts_damage: Option<OnDamage>,
     pub(crate) progress: OnProgress,
     pub(crate) meters: Meters,
 }

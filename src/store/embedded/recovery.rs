@@ -67,7 +67,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
     let timeline = Timeline::new(Arc::clone(&settings.clock), highest_time);
 
-    mark_open(&folder, &mut manifest, scan.last_sequence, settings)?;
+    mark_open(&folder, &mut manifest, &scan, settings)?;
     let next_sequence = manifest.state().last_sequence.max(scan.last_sequence) + 1;
     let (active, log) = new_active(
         &folder,
@@ -200,27 +200,36 @@ fn keys_written_with(state: &ManifestState, settings: &Settings) -> Vec<(u32, [u
     keys
 }
 
-/// Notes, before anything is appended, that the store is open, and begins a new epoch in a copy or
-/// after a restore.
+/// Notes, before anything is appended, that the store is open and what of it is missing, and begins a new epoch in a
+/// copy, after a restore, and where something is missing.
 fn mark_open(
     folder: &Folder,
     manifest: &mut Manifest,
-    last_sequence: u64,
+    scan: &Scan,
     settings: &Settings,
 ) -> Result<()> {
     let identity = folder.identity();
     let state = manifest.state();
-    let is_copy = settings.is_restored || identity != state.folder_identity;
+    let begins_epoch =
+        settings.is_restored || identity != state.folder_identity || !scan.damaged.is_empty();
     let encryption_keys = keys_written_with(state, settings);
-    if !is_copy && state.closed_with.is_none() && encryption_keys == state.encryption_keys {
+    if !begins_epoch && state.closed_with.is_none() && encryption_keys == state.encryption_keys {
         return Ok(());
     }
-    let last = state.last_sequence.max(last_sequence);
+    let last = state.last_sequence.max(scan.last_possible());
     let wall = Timestamp::of(settings.clock.wall());
     manifest.update(|state| {
         state.closed_with = None;
         state.encryption_keys = encryption_keys;
-        if is_copy {
+        for journal in &scan.set.journals {
+            let rolled = journal.rolled().filter(|rolled| rolled.is_damaged);
+            let row = state.segments.iter_mut();
+            let mut row = row.filter(|row| row.id == journal.tally.id());
+            if let (Some(rolled), Some(row)) = (rolled, row.next()) {
+                row.rolled = Some(*rolled);
+            }
+        }
+        if begins_epoch {
             state.begin_epoch(identity, wall, last);
         }
     })
@@ -329,7 +338,10 @@ fn new_active(
     let (journal, log) = folder.create_journal(tally, now, seed, settings.first_fill())?;
     let ended = scan.set.active().cloned();
     let rolled = ended.as_ref().map(|ended| {
-        let cut = RolledRow::ending(now, ended.content(), true);
+        let cut = RolledRow {
+            is_damaged: scan.damaged.contains(&ended.tally.id()),
+            ..RolledRow::ending(now, ended.content(), true)
+        };
         *ended.rolled().unwrap_or(&cut)
     });
     manifest.update(|state| {

@@ -8,7 +8,7 @@ use super::files::directory::Name;
 use super::folder::Folder;
 use super::index::{Slot, SlotKind};
 use super::journal::Journal;
-use super::log::{Seed, Span, Step};
+use super::log::{Frame, Seed, Span, Step};
 use super::manifest::{ManifestState, SegmentContent, SegmentRow};
 use super::scopes::ScopeCounts;
 use super::sealed::Sealed;
@@ -18,6 +18,7 @@ use super::upkeep::{is_kept_in_memory, may_be_needed};
 use super::view::{Attempt, View};
 use crate::clock::Timestamp;
 use crate::codec::{self, JournalEntry, Outline, OutlineState};
+use crate::damage::{Damage, OnDamage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Stage};
@@ -38,6 +39,10 @@ pub(super) struct Scan {
     pub(super) scopes: Option<Mutex<ScopeCounts>>,
     /// Up to which entry those were kept; the greatest number if there are none.
     scopes_kept_to: u64,
+    /// The segments in whose logs something is missing, which was accepted now.
+    pub(super) damaged: Vec<u64>,
+    /// The sequences that are missing there.
+    lost: Vec<Range<u64>>,
 }
 
 /// All sealed segments together.
@@ -81,7 +86,7 @@ impl Scan {
                 scan.open_sealed(folder, &tally, row, sealed, settings)?;
             } else {
                 let seed = Seed(secret.log_seed(&state.store_id, row.id));
-                scan.open_journal(folder, tally, row, state, seed, &settings.progress)?;
+                scan.open_journal(folder, tally, row, state, seed, settings)?;
             }
         }
         let last = scan.last_sequence.max(state.last_sequence);
@@ -125,7 +130,7 @@ impl Scan {
         row: &SegmentRow,
         state: &ManifestState,
         seed: Seed,
-        progress: &OnProgress,
+        settings: &Settings,
     ) -> Result<()> {
         let holds = match row.rolled {
             Some(rolled) => Some(rolled.holds),
@@ -137,7 +142,6 @@ impl Scan {
             tally,
             Timestamp(row.opened_at_ms),
             (seed, row.log_number),
-            row.rolled,
             holds.is_some() && !row.rolled.is_some_and(|rolled| rolled.is_cut),
         )?);
         // Entries may take the place of others in the same journal.
@@ -150,11 +154,34 @@ impl Scan {
             scopes: self.scopes.as_ref(),
             scopes_kept_to: self.scopes_kept_to,
             holds,
-            progress,
+            is_known: row.rolled.is_some_and(|rolled| rolled.is_damaged),
+            accepts: settings.accepts_damage.as_ref(),
+            progress: &settings.progress,
         };
-        self.highest_time = self.highest_time.max(scanned.read()?);
+        let lost_before = self.lost.len();
+        let highest_time = scanned.read(&mut self.lost)?;
+        self.highest_time = self.highest_time.max(highest_time);
         self.last_sequence = self.last_sequence.max(journal.last_sequence());
-        journal.check_complete(holds)
+        let mut rolled = row.rolled;
+        if self.lost.len() > lost_before && !scanned.is_known {
+            self.damaged.push(row.id);
+            if let Some(rolled) = &mut rolled {
+                rolled.holds = journal.content();
+                (rolled.is_cut, rolled.is_damaged) = (true, true);
+            }
+        } else {
+            journal.check_complete(holds)?;
+        }
+        if let Some(rolled) = rolled {
+            journal.mark_rolled(rolled);
+        }
+        Ok(())
+    }
+
+    /// No entry that was ever in a log has a higher sequence, missing ones included as far as they are known.
+    pub(super) fn last_possible(&self) -> u64 {
+        let lost = self.lost.iter().map(|lost| lost.end.saturating_sub(1));
+        lost.fold(self.last_sequence, u64::max)
     }
 
     /// Puts the attempts in flight that have to be in memory. They are read whole.
@@ -225,35 +252,42 @@ struct JournalScan<'a> {
     scopes_kept_to: u64,
     /// What the journal holds for sure; what else is in its log doesn't count. `None` after a crash.
     holds: Option<SegmentContent>,
+    /// Whether something is missing and was accepted by an earlier open.
+    is_known: bool,
+    /// Who is told of what is missing, if it is to be accepted.
+    accepts: Option<&'a OnDamage>,
     progress: &'a OnProgress,
 }
 
 impl JournalScan<'_> {
-    /// Indexes and counts all entries; gives the highest time in them.
-    fn read(&self) -> Result<Timestamp> {
+    /// Indexes and counts all entries; gives the highest time in them. Adds the sequences that are missing, if that is
+    /// accepted.
+    fn read(&self, lost: &mut Vec<Range<u64>>) -> Result<Timestamp> {
         let journal = self.journal;
         let mut walk = journal.log.walk()?;
         let (mut highest_time, mut told_at) = (Timestamp(0), 0);
-        let most = self.holds.map_or(u64::MAX, |holds| holds.entries);
+        let holds = self.holds.unwrap_or(SegmentContent {
+            entries: u64::MAX,
+            last_sequence: u64::MAX,
+        });
         // The first frame is made with the file, and is its own.
-        if !matches!(walk.next()?, Step::Frame(_)) {
-            return Err(self.of_another());
-        }
-        while journal.entries() < most {
+        let mut gap = match walk.next()? {
+            Step::Frame(_) => None,
+            Step::Damage(range) => Some(self.accept(range, Self::of_another)?),
+            Step::End => return Err(self.of_another()),
+        };
+        while journal.entries() < holds.entries {
             match walk.next()? {
                 Step::Frame(frame) => {
-                    // Whoever panicked may have counted a part of a frame.
-                    let left = usize::try_from(most - journal.entries()).unwrap_or(usize::MAX);
-                    for entry in frame.entries().take(left) {
-                        let (sequence, span, bytes) = entry?;
-                        let outline = codec::outline_at(bytes, sequence)?;
-                        highest_time = highest_time.max(outline.heading.written_at);
-                        self.check_next(sequence)?;
-                        self.count(&outline);
-                        index(journal, &outline, span);
+                    if let Some(bytes) = gap.take() {
+                        self.lose(bytes, Some(frame.first_sequence()), lost);
                     }
+                    highest_time = highest_time.max(self.take(&frame, holds, lost)?);
                 }
-                Step::Damage(range) => return Err(self.damaged(&range)),
+                Step::Damage(range) => {
+                    let refusal = |scan: &Self| scan.damaged(&range);
+                    gap = Some(self.accept(range.clone(), refusal)?);
+                }
                 Step::End => break,
             }
             if walk.at() - told_at >= TELL_AFTER {
@@ -261,11 +295,78 @@ impl JournalScan<'_> {
                 self.tell(told_at);
             }
         }
-        if self.holds.is_none() && walk.is_cut_short() {
-            return Err(self.cut_short());
+        if self.accepts.is_some() && self.holds.is_some() && self.next(lost) <= holds.last_sequence
+        {
+            let rest = walk.at()..journal.log.taken();
+            self.lose(rest, Some(holds.last_sequence + 1), lost);
+        }
+        if let Some(cut_off) = walk.cut_off().filter(|_| self.holds.is_none()) {
+            let cut_off = self.accept(cut_off, Self::cut_short)?;
+            self.lose(cut_off, None, lost);
         }
         self.tell(journal.log.taken());
         Ok(highest_time)
+    }
+
+    /// Indexes and counts the entries of a frame, as far as they are for sure in the journal.
+    fn take(
+        &self,
+        frame: &Frame<'_>,
+        holds: SegmentContent,
+        lost: &[Range<u64>],
+    ) -> Result<Timestamp> {
+        let journal = self.journal;
+        let mut highest_time = Timestamp(0);
+        // Whoever panicked may have counted a part of a frame.
+        let left = usize::try_from(holds.entries - journal.entries()).unwrap_or(usize::MAX);
+        for entry in frame.entries().take(left) {
+            let (sequence, span, bytes) = entry?;
+            if sequence > holds.last_sequence {
+                break;
+            }
+            let mut outline = codec::outline_at(bytes, sequence)?;
+            highest_time = highest_time.max(outline.heading.written_at);
+            self.check_next(sequence, lost)?;
+            // What is missing was never counted.
+            let is_there = |prior: &u64| !lost.iter().any(|lost| lost.contains(prior));
+            outline.heading.prior = outline.heading.prior.filter(is_there);
+            self.count(&outline);
+            index(journal, &outline, span);
+        }
+        Ok(highest_time)
+    }
+
+    /// The sequence that comes next, after what is there and what is missing.
+    fn next(&self, lost: &[Range<u64>]) -> u64 {
+        let next = self.journal.last_sequence() + 1;
+        lost.last().map_or(next, |lost| next.max(lost.end))
+    }
+
+    /// Refuses damage, unless it is to be accepted or was.
+    fn accept(
+        &self,
+        bytes: Range<u64>,
+        refusal: impl FnOnce(&Self) -> Error,
+    ) -> Result<Range<u64>> {
+        if self.accepts.is_some() || self.is_known {
+            return Ok(bytes);
+        }
+        Err(refusal(self))
+    }
+
+    /// Notes and tells that entries are missing, up to the one with this sequence.
+    fn lose(&self, bytes: Range<u64>, next: Option<u64>, lost: &mut Vec<Range<u64>>) {
+        let first = self.next(lost);
+        let most = self.holds.map_or(u64::MAX, |holds| holds.last_sequence + 1);
+        let numbers = next.map(|next| first..next.min(most).max(first));
+        lost.push(numbers.clone().unwrap_or(first..first));
+        if let Some(OnDamage(tell)) = self.accepts.filter(|_| !self.is_known) {
+            tell(&Damage {
+                file: self.file.as_str().to_owned(),
+                bytes,
+                numbers,
+            });
+        }
     }
 
     fn tell(&self, done: u64) {
@@ -274,8 +375,8 @@ impl JournalScan<'_> {
     }
 
     /// Refuses an entry before which another one is missing.
-    fn check_next(&self, sequence: u64) -> Result<()> {
-        let expected = self.journal.last_sequence() + 1;
+    fn check_next(&self, sequence: u64, lost: &[Range<u64>]) -> Result<()> {
+        let expected = self.next(lost);
         let begins_epoch = sequence > expected && ManifestState::may_begin_epoch(sequence);
         if sequence == expected || begins_epoch {
             return Ok(());
@@ -320,7 +421,7 @@ impl JournalScan<'_> {
         Error::new(
             ErrorKind::Corrupt,
             format!(
-                "{} is shorter than it was; restore it from a backup",
+                "{} is shorter than it was; restore it from a backup, or take what is left with Builder::accept_damage",
                 self.file.as_str()
             ),
         )
@@ -330,7 +431,8 @@ impl JournalScan<'_> {
         Error::new(
             ErrorKind::Corrupt,
             format!(
-                "{} is damaged from {} to {}: there are whole frames behind that; restore it from a backup",
+                "{} is damaged from {} to {}: there are whole frames behind that; restore it from a backup, or take what is left with \
+                 Builder::accept_damage",
                 self.file.as_str(),
                 range.start,
                 range.end

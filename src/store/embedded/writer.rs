@@ -139,7 +139,9 @@ impl Writer {
             return true;
         };
         self.tell_interrupted(&error);
-        self.led_into = Some(error);
+        if !mutant::is_on(Mutant::LeaderLeavesOthers) {
+            self.led_into = Some(error);
+        }
         false
     }
 

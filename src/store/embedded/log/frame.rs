@@ -39,6 +39,9 @@ impl Seed {
 
     /// The seed of a file's frames: another for each file, whatever it is called.
     pub(super) fn of_file(self, number: u64) -> Self {
+        if mutant::is_on(Mutant::FrameOfEarlierFile) {
+            return self;
+        }
         Self(self.checksum(u64::MAX, &number.to_le_bytes()))
     }
 
@@ -153,6 +156,12 @@ pub(in super::super) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// The sequence of its first entry, or of the first in the next frame that has some. The first frame of a file has
+    /// something else there.
+    pub(in super::super) fn first_sequence(&self) -> u64 {
+        self.header.first_sequence
+    }
+
     /// The entries, each with its sequence and its place.
     pub(in super::super) fn entries(
         &self,

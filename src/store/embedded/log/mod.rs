@@ -11,5 +11,5 @@ mod tests;
 mod walk;
 
 pub(super) use file::{Log, LogWriter};
-pub(super) use frame::{FrameBuffer, MOST_LOG_BYTES, Seed, Span};
+pub(super) use frame::{Frame, FrameBuffer, MOST_LOG_BYTES, Seed, Span};
 pub(super) use walk::Step;

@@ -64,9 +64,9 @@ impl<'a> Walk<'a> {
         self.at
     }
 
-    /// Whether the file is shorter than a frame says that it was, once all of it was walked through.
-    pub(in super::super) fn is_cut_short(&self) -> bool {
-        self.limit < self.file_length
+    /// What the file lacks at its end, by what a frame says of its length, once all of it was walked through.
+    pub(in super::super) fn cut_off(&self) -> Option<Range<u64>> {
+        (self.limit < self.file_length).then_some(self.limit..self.file_length)
     }
 
     pub(in super::super) fn next(&mut self) -> Result<Step<'_>> {
