@@ -18,6 +18,7 @@ mod folder;
 pub(crate) mod fuzzing;
 mod index;
 mod journal;
+mod journal_scan;
 mod lanes;
 mod log;
 mod manifest;
