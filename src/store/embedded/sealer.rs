@@ -35,6 +35,8 @@ const MOST_AT_CLOSE: u64 = 400_000;
 const MOST_BYTES_AT_CLOSE: u64 = 512 << 20;
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;
+/// How much of a journal is read at a time, before that: about as long.
+const READ_AT_ONCE: u64 = 1 << 20;
 /// How long the sealer lets others have the processor and the disk, as a multiple of the time it worked.
 const PAUSES_FOR: u32 = 2;
 /// A close waits for a pause to end.
@@ -261,6 +263,7 @@ impl Shared {
     ) -> Result<Sealed> {
         let newer = &set.journals[1..];
         let mut slots = wanted_slots(set, journal);
+        self.read_in_order(journal, &slots, pace)?;
         slots.sort_unstable_by_key(|(short, _)| *short);
         let cache_bytes = self.budget.sealing();
         let mut writer = SealedWriter::create(name, slots.len(), cache_bytes)?;
@@ -290,6 +293,30 @@ impl Shared {
         let ends = [slots.first(), slots.last()].into_iter().flatten();
         sealed.check_holds(ends.map(|(short, _)| *short))?;
         Ok(sealed)
+    }
+
+    /// Brings what is wanted of a journal into the page cache, which its frames went past, from its beginning to its
+    /// end: the order of the digests would be a read of the disk for each entry.
+    fn read_in_order(&self, journal: &Journal, wanted: &[(u128, Slot)], pace: Pace) -> Result<()> {
+        let ends = wanted.iter().map(|(_, slot)| slot.span().end());
+        let end = ends.max().unwrap_or(0);
+        let mut bytes = Vec::new();
+        let mut at = 0;
+        while at < end {
+            let begun = Instant::now();
+            // What can't be read is met again, by whom it concerns.
+            drop(
+                journal
+                    .log
+                    .read_raw(at, READ_AT_ONCE.min(end - at), &mut bytes),
+            );
+            at += READ_AT_ONCE;
+            if pace == Pace::Background {
+                self.sealing.check()?;
+                self.pause(PAUSES_FOR * begun.elapsed());
+            }
+        }
+        Ok(())
     }
 
     /// Lets others have the processor and the disk for a while, unless segments are rolled faster than they are sealed.

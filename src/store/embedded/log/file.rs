@@ -149,6 +149,17 @@ impl Log {
         self.read_at(span.offset(), out)
     }
 
+    /// Reads some bytes of the file, whatever they are.
+    pub(in super::super) fn read_raw(
+        &self,
+        offset: u64,
+        length: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        out.resize(usize::try_from(length).unwrap_or(0), 0);
+        self.read_at(offset, out)
+    }
+
     pub(super) fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.file.read_at(offset, out).map_err(|error| {
             if error.kind() != io::ErrorKind::UnexpectedEof {

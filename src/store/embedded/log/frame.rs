@@ -76,6 +76,10 @@ impl Span {
         self.0 >> SPAN_LENGTH_BITS
     }
 
+    pub(in super::super) fn end(self) -> u64 {
+        self.offset() + self.length() as u64
+    }
+
     #[allow(clippy::cast_possible_truncation)] // It is below 128 MiB.
     pub(in super::super) fn length(self) -> usize {
         (self.0 & ((1 << SPAN_LENGTH_BITS) - 1)) as usize
