@@ -196,3 +196,68 @@ fn of_a_segment_that_was_rolled_it_is_known_what_is_missing_at_its_end() {
         engine.close().unwrap();
     }
 }
+
+#[test]
+fn a_segment_of_which_nothing_is_left_is_no_hindrance_later() {
+    let bench = Bench::new();
+    let open = || bench.builder().segment_entries(20).open(bench.path());
+    let engine = open().unwrap();
+    complete(&engine, 0..12);
+    // One that is whole comes before.
+    eventually(|| engine.stats().sealed_segments == 1);
+    let hindrance = bench.path().join("sealed-0000000002.redb.new");
+    fs::create_dir(&hindrance).unwrap();
+    complete(&engine, 12..24);
+    eventually(|| engine.stats().failed_seals > 0);
+    fs::remove_dir(&hindrance).unwrap();
+    crash(&bench, engine);
+    let path = log(&bench, 2);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[BLOCK..].fill(0);
+    fs::write(&path, bytes).unwrap();
+    let (opened, told) = accepting(bench.builder().segment_entries(20), &bench);
+    let mut engine = opened.unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let lost = told[0].numbers.clone().unwrap();
+    for _ in 0..3 {
+        let names = 0..24_u64;
+        for name in names.filter(|name| !lost.contains(&(2 * name + 1))) {
+            let is_whole = !lost.contains(&(2 * name + 2));
+            if is_whole {
+                replayed(&engine, &name.to_string());
+            } else {
+                in_flight(&engine, &name.to_string());
+            }
+        }
+        engine.close().unwrap();
+        engine = open().unwrap();
+    }
+}
+
+#[test]
+fn a_second_damage_in_the_same_log_can_be_accepted_too() {
+    let bench = Bench::new();
+    let engine = bench.open();
+    complete(&engine, 0..10);
+    crash(&bench, engine);
+    let path = log(&bench, 1);
+    damage(&path, 4);
+    // What is in the way of sealing comes to be there during the open, which would remove it at its beginning.
+    let hindrance = bench.path().join("sealed-0000000001.redb.new");
+    let hinders = hindrance.clone();
+    let builder = bench.builder();
+    let builder = builder.accept_damage(move |_| fs::create_dir(&hinders).unwrap());
+    let engine = builder.open(bench.path()).unwrap();
+    eventually(|| engine.stats().failed_seals > 0);
+    fs::remove_dir(&hindrance).unwrap();
+    crash(&bench, engine);
+    damage(&path, 8);
+    assert!(bench.builder().open(bench.path()).is_err());
+    let (opened, told) = accepting(bench.builder(), &bench);
+    let numbers: Vec<_> = told.iter().map(|told| told.numbers.clone()).collect();
+    assert_eq!(numbers, [Some(4..5), Some(8..9)]);
+    let engine = opened.unwrap();
+    in_flight(&engine, "1");
+    in_flight(&engine, "3");
+    replayed(&engine, "9");
+}

@@ -11,7 +11,7 @@ use super::folder::Folder;
 use super::log::{Log, LogWriter, Seed};
 use super::shared::Shared;
 use super::writer::Writer;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, Receiver, Sender, bounded};
 
@@ -30,6 +30,8 @@ pub(super) struct Ahead {
     made: Mutex<Option<Made>>,
     /// How much of the disk what is made takes.
     bytes: AtomicU64,
+    /// The segment whose log couldn't be made or filled, and isn't tried again; 0 if there is none.
+    given_up: AtomicU64,
 }
 
 /// A log of this segment, filled up to there.
@@ -54,6 +56,7 @@ impl Ahead {
             wanted: Mutex::new(None),
             made: Mutex::new(None),
             bytes: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
         };
         (ahead, woken)
     }
@@ -110,6 +113,9 @@ impl Writer {
         }
         let header = self.active.tally.header;
         let id = header.id + 1;
+        if shared.ahead.given_up.load(Ordering::Relaxed) == id {
+            return;
+        }
         let seed = Seed(shared.secret.log_seed(&header.store_id, id));
         shared.ahead.want(Wanted { id, seed, bytes });
     }
@@ -120,10 +126,10 @@ impl Shared {
     pub(super) fn make_ahead_until_stopped(&self, woken: &Receiver<()>) {
         while woken.recv().is_ok() {
             while let Some(wanted) = self.still_wanted() {
-                // Whoever needs the file makes it, and meets what was met here.
-                let filled = catch_unwind(AssertUnwindSafe(|| self.fill_ahead(wanted)));
-                if !matches!(filled, Ok(Ok(()))) {
-                    self.drop_ahead();
+                let fill = AssertUnwindSafe(|| self.fill_ahead(wanted));
+                if !matches!(catch_unwind(fill), Ok(Ok(()))) {
+                    // Whoever needs the file makes it, and meets what was met here.
+                    self.ahead.given_up.store(wanted.id, Ordering::Relaxed);
                     break;
                 }
             }
@@ -138,37 +144,60 @@ impl Shared {
         (is_open && is_less).then_some(wanted)
     }
 
-    /// Makes the file, or fills another chunk of it.
+    /// Makes the file, or fills another chunk of it. On an error it is removed again.
     fn fill_ahead(&self, wanted: Wanted) -> Result<()> {
         let mut made = self.ahead.made.lock();
         // The writer may have gone on to another segment meanwhile.
         if !matches!(*self.ahead.wanted.lock(), Some(Wanted { id, .. }) if id == wanted.id) {
             return Ok(());
         }
-        if made.as_ref().is_none_or(|made| made.id != wanted.id) {
-            let name = self.folder.unfinished_journal(wanted.id);
-            Folder::remove_file(&name)?;
-            let log = Log::create(&name, wanted.seed, self.first_fill)?;
-            *made = Some(Made { id: wanted.id, log });
-        }
-        if let Some(made) = &mut *made {
+        let filled = self.check_room(wanted).and_then(|()| {
+            if made.as_ref().is_none_or(|made| made.id != wanted.id) {
+                let name = self.folder.unfinished_journal(wanted.id);
+                Folder::remove_file(&name)?;
+                let log = Log::create(&name, wanted.seed, self.first_fill)?;
+                *made = Some(Made { id: wanted.id, log });
+            }
+            let Some(made) = &mut *made else {
+                return Ok(());
+            };
             let taken = made.log.log().taken();
             made.log.fill(wanted.bytes.min(taken + CHUNK))?;
-            self.ahead
-                .bytes
-                .store(made.log.log().taken(), Ordering::Relaxed);
+            let taken = made.log.log().taken();
+            self.ahead.bytes.store(taken, Ordering::Relaxed);
+            Ok(())
+        });
+        if filled.is_err() {
+            self.remove_made(&mut made, wanted.id);
         }
-        Ok(())
+        filled
+    }
+
+    /// Refuses to take room that others may need sooner.
+    fn check_room(&self, wanted: Wanted) -> Result<()> {
+        self.check_place()?;
+        let needed = wanted.bytes.saturating_add(self.segment_bytes);
+        match self.folder.free_bytes() {
+            Some(free) if free < needed => {
+                let message = "the disk has no room to make a log ahead";
+                Err(Error::new(ErrorKind::Io, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes what was made and isn't needed. If that fails, the next open does it.
     pub(super) fn drop_ahead(&self) {
         self.ahead.wanted.lock().take();
-        let made = self.ahead.made.lock().take();
-        self.ahead.bytes.store(0, Ordering::Relaxed);
-        if let Some(Made { id, log }) = made {
-            drop(log);
-            drop(Folder::remove_file(&self.folder.unfinished_journal(id)));
+        let mut made = self.ahead.made.lock();
+        if let Some(Made { id, .. }) = *made {
+            self.remove_made(&mut made, id);
         }
+    }
+
+    fn remove_made(&self, made: &mut Option<Made>, id: u64) {
+        *made = None;
+        self.ahead.bytes.store(0, Ordering::Relaxed);
+        drop(Folder::remove_file(&self.folder.unfinished_journal(id)));
     }
 }

@@ -176,6 +176,11 @@ impl Folder {
         Ok(files)
     }
 
+    /// How much room there is on the disk for whom the engine runs as; `None` where the system doesn't say.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        self.directory.free_bytes()
+    }
+
     /// The bytes of all files of segments. What is unlinked meanwhile isn't counted.
     pub(super) fn segment_bytes(&self) -> u64 {
         let files = self.segment_files().unwrap_or_default();

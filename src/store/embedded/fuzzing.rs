@@ -164,7 +164,7 @@ impl LogFile {
                 Step::End => break,
             }
         }
-        found.is_cut_short = walk.is_cut_short();
+        found.is_cut_short = walk.cut_off().is_some();
         Ok(found)
     }
 }

@@ -85,7 +85,8 @@ impl Journal {
             Some(expected) if expected != self.content() => Err(Error::new(
                 ErrorKind::Corrupt,
                 format!(
-                    "a segment holds {} entries where the manifest lists {}; restore it from a backup",
+                    "a segment holds {} entries where the manifest lists {}; restore it from a backup, or take what is left \
+                     with Builder::accept_damage",
                     self.entries(),
                     expected.entries
                 ),
@@ -113,9 +114,14 @@ impl Journal {
         self.last_sequence.load(Ordering::Relaxed)
     }
 
+    /// How many bytes its entries have.
+    pub(super) fn entry_bytes(&self) -> u64 {
+        self.entry_bytes.load(Ordering::Relaxed)
+    }
+
     /// How many bytes of the disk it takes now, and will take in all until it is sealed and gone.
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.log.taken() + self.entry_bytes.load(Ordering::Relaxed)
+        self.log.taken() + self.entry_bytes()
     }
 }
 

@@ -11,7 +11,7 @@ use super::scopes::ScopeCounts;
 use super::set::SegmentSet;
 use crate::clock::Timestamp;
 use crate::codec::{self, Outline, OutlineState};
-use crate::damage::{Damage, OnDamage};
+use crate::damage::Damage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{OnProgress, Stage};
 use crate::sync::Mutex;
@@ -29,20 +29,25 @@ pub(super) struct JournalScan<'a> {
     pub(super) scopes_kept_to: u64,
     /// What the journal holds for sure; what else is in its log doesn't count. `None` after a crash.
     pub(super) holds: Option<SegmentContent>,
-    /// Whether something is missing and was accepted by an earlier open.
-    pub(super) is_known: bool,
-    /// Who is told of what is missing, if it is to be accepted.
-    pub(super) accepts: Option<&'a OnDamage>,
+    /// Whether damage is to be accepted, or was by an earlier open.
+    pub(super) passes_damage: bool,
     pub(super) progress: &'a OnProgress,
 }
 
+/// What was found beside the entries.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) highest_time: Timestamp,
+    /// What is missing. Nothing is, unless damage is passed.
+    pub(super) damages: Vec<Damage>,
+}
+
 impl JournalScan<'_> {
-    /// Indexes and counts all entries; gives the highest time in them. Adds the sequences that are missing, if that is
-    /// accepted.
-    pub(super) fn read(&self, lost: &mut Vec<Range<u64>>) -> Result<Timestamp> {
+    /// Indexes and counts all entries. Adds the sequences that are missing.
+    pub(super) fn read(&self, lost: &mut Vec<Range<u64>>) -> Result<Found> {
         let journal = self.journal;
         let mut walk = journal.log.walk()?;
-        let (mut highest_time, mut told_at) = (Timestamp(0), 0);
+        let (mut found, mut told_at) = (Found::default(), 0);
         let holds = self.holds.unwrap_or(SegmentContent {
             entries: u64::MAX,
             last_sequence: u64::MAX,
@@ -50,16 +55,18 @@ impl JournalScan<'_> {
         // The first frame is made with the file, and is its own.
         let mut gap = match walk.next()? {
             Step::Frame(_) => None,
-            Step::Damage(range) => Some(self.accept(range, Self::of_another)?),
-            Step::End => return Err(self.of_another()),
+            Step::Damage(range) => Some(self.accept(range.clone(), |scan| scan.damaged(&range))?),
+            Step::End => Some(self.accept(0..journal.log.taken(), Self::of_another)?),
         };
         while journal.entries() < holds.entries {
             match walk.next()? {
                 Step::Frame(frame) => {
                     if let Some(bytes) = gap.take() {
-                        self.lose(bytes, Some(frame.first_sequence()), lost);
+                        let next = Some(frame.first_sequence());
+                        found.damages.push(self.lose(bytes, next, lost));
                     }
-                    highest_time = highest_time.max(self.take(&frame, holds, lost)?);
+                    let time = self.take(&frame, holds, lost)?;
+                    found.highest_time = found.highest_time.max(time);
                 }
                 Step::Damage(range) => {
                     let refusal = |scan: &Self| scan.damaged(&range);
@@ -72,20 +79,32 @@ impl JournalScan<'_> {
                 self.tell(told_at);
             }
         }
-        if self.accepts.is_some() && self.holds.is_some() && self.next(lost) <= holds.last_sequence
-        {
+        let is_end_missing = self.holds.is_some() && self.next(lost) <= holds.last_sequence;
+        if self.passes_damage && (is_end_missing || gap.is_some()) {
             let rest = walk.at()..journal.log.taken();
-            self.lose(rest, Some(holds.last_sequence + 1), lost);
-        }
-        if let Some(cut_off) = walk.cut_off().filter(|_| self.holds.is_none()) {
-            let cut_off = self.accept(cut_off, Self::cut_short)?;
-            self.lose(cut_off, None, lost);
+            let next = self.holds.map(|holds| holds.last_sequence + 1);
+            found.damages.push(self.lose(rest, next, lost));
+        } else if let Some(cut_off) = walk.cut_off().filter(|_| self.holds.is_none()) {
+            let cut_off = self.accept(walk.at()..cut_off.end, Self::cut_short)?;
+            found.damages.push(self.lose(cut_off, None, lost));
         }
         self.tell(journal.log.taken());
-        Ok(highest_time)
+        Ok(found)
     }
 
-    /// Indexes and counts the entries of a frame, as far as they are for sure in the journal.
+    /// Refuses damage, unless it is to be accepted or was.
+    fn accept(
+        &self,
+        bytes: Range<u64>,
+        refusal: impl FnOnce(&Self) -> Error,
+    ) -> Result<Range<u64>> {
+        if self.passes_damage {
+            return Ok(bytes);
+        }
+        Err(refusal(self))
+    }
+
+    /// Indexes and counts the entries of a frame, as far as they are for sure in the journal; gives the highest time in them.
     fn take(
         &self,
         frame: &Frame<'_>,
@@ -104,9 +123,14 @@ impl JournalScan<'_> {
             let mut outline = codec::outline_at(bytes, sequence)?;
             highest_time = highest_time.max(outline.heading.written_at);
             self.check_next(sequence, lost)?;
-            // What is missing was never counted.
-            let is_there = |prior: &u64| !lost.iter().any(|lost| lost.contains(prior));
-            outline.heading.prior = outline.heading.prior.filter(is_there);
+            // What is missing was never counted, and what it took the place of still is.
+            let is_lost = |prior: &u64| lost.iter().any(|lost| lost.contains(prior));
+            if outline.heading.prior.as_ref().is_some_and(is_lost) {
+                let newest = self.set.newest_slot(outline.digest.short());
+                let newest = newest.map(|(_, slot)| slot);
+                let live = newest.filter(|slot| slot.kind() != SlotKind::Removed);
+                outline.heading.prior = live.map(Slot::sequence);
+            }
             self.count(&outline);
             index(journal, &outline, span);
         }
@@ -119,30 +143,16 @@ impl JournalScan<'_> {
         lost.last().map_or(next, |lost| next.max(lost.end))
     }
 
-    /// Refuses damage, unless it is to be accepted or was.
-    fn accept(
-        &self,
-        bytes: Range<u64>,
-        refusal: impl FnOnce(&Self) -> Error,
-    ) -> Result<Range<u64>> {
-        if self.accepts.is_some() || self.is_known {
-            return Ok(bytes);
-        }
-        Err(refusal(self))
-    }
-
-    /// Notes and tells that entries are missing, up to the one with this sequence.
-    fn lose(&self, bytes: Range<u64>, next: Option<u64>, lost: &mut Vec<Range<u64>>) {
+    /// Notes that entries are missing, up to the one with this sequence.
+    fn lose(&self, bytes: Range<u64>, next: Option<u64>, lost: &mut Vec<Range<u64>>) -> Damage {
         let first = self.next(lost);
         let most = self.holds.map_or(u64::MAX, |holds| holds.last_sequence + 1);
         let numbers = next.map(|next| first..next.min(most).max(first));
         lost.push(numbers.clone().unwrap_or(first..first));
-        if let Some(OnDamage(tell)) = self.accepts.filter(|_| !self.is_known) {
-            tell(&Damage {
-                file: self.file.as_str().to_owned(),
-                bytes,
-                numbers,
-            });
+        Damage {
+            file: self.file.as_str().to_owned(),
+            bytes,
+            numbers,
         }
     }
 

@@ -147,9 +147,9 @@ impl SegmentRow {
         }
     }
 
-    /// Whether the segment has ended without an entry.
+    /// Whether the segment has ended without an entry, so that it needs no file.
     pub(super) fn is_empty(&self) -> bool {
-        self.rolled.is_some_and(|rolled| rolled.holds.entries == 0)
+        !self.is_sealed && self.rolled.is_some_and(|rolled| rolled.holds.entries == 0)
     }
 
     /// Whether the row lists the segment with this number, or the one that it was merged into.

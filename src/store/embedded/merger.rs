@@ -140,7 +140,7 @@ impl Shared {
         let members = &set.sealed[at..at + MERGED_AT_ONCE];
         let taken_meanwhile: u64 = members.iter().map(|sealed| sealed.disk_bytes()).sum();
         let most = self.max_disk_bytes.unwrap_or(u64::MAX);
-        (set.disk_bytes() + taken_meanwhile < most).then(|| members.to_vec())
+        (self.disk_bytes() + taken_meanwhile < most).then(|| members.to_vec())
     }
 
     /// When a segment will be unlinked, about, unless attempts in it are held.

@@ -67,6 +67,7 @@ pub(crate) fn recover(path: &Path, settings: &Settings) -> Result<Recovered> {
     let clock_step = (highest_time > Timestamp(0) && step > CLOCK_STEP).then_some(step);
     let timeline = Timeline::new(Arc::clone(&settings.clock), highest_time);
 
+    scan.end_damaged(timeline.now());
     mark_open(&folder, &mut manifest, &scan, settings)?;
     let next_sequence = manifest.state().last_sequence.max(scan.last_sequence) + 1;
     let (active, log) = new_active(
@@ -338,10 +339,7 @@ fn new_active(
     let (journal, log) = folder.create_journal(tally, now, seed, settings.first_fill())?;
     let ended = scan.set.active().cloned();
     let rolled = ended.as_ref().map(|ended| {
-        let cut = RolledRow {
-            is_damaged: scan.damaged.contains(&ended.tally.id()),
-            ..RolledRow::ending(now, ended.content(), true)
-        };
+        let cut = RolledRow::ending(now, ended.content(), true);
         *ended.rolled().unwrap_or(&cut)
     });
     manifest.update(|state| {

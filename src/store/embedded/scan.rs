@@ -9,7 +9,7 @@ use super::index::SlotKind;
 use super::journal::Journal;
 use super::journal_scan::JournalScan;
 use super::log::Seed;
-use super::manifest::{ManifestState, SegmentRow};
+use super::manifest::{ManifestState, RolledRow, SegmentRow};
 use super::scopes::ScopeCounts;
 use super::sealed::Sealed;
 use super::set::SegmentSet;
@@ -18,6 +18,7 @@ use super::upkeep::{is_kept_in_memory, may_be_needed};
 use super::view::{Attempt, View};
 use crate::clock::Timestamp;
 use crate::codec::JournalEntry;
+use crate::damage::OnDamage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::OnAbandon;
 use crate::progress::Stage;
@@ -87,6 +88,7 @@ impl Scan {
         }
         let last = scan.last_sequence.max(state.last_sequence);
         if let Some(scopes) = &scan.scopes
+            && scan.lost.is_empty()
             && scopes.lock().counted_to() > last
         {
             // They were kept by a later state of the folder than this, which was restored.
@@ -142,6 +144,7 @@ impl Scan {
         )?);
         // Entries may take the place of others in the same journal.
         self.set.journals.push(Arc::clone(&journal));
+        let is_known = row.rolled.is_some_and(|rolled| rolled.is_damaged);
         let scanned = JournalScan {
             set: &self.set,
             journal: &journal,
@@ -150,28 +153,41 @@ impl Scan {
             scopes: self.scopes.as_ref(),
             scopes_kept_to: self.scopes_kept_to,
             holds,
-            is_known: row.rolled.is_some_and(|rolled| rolled.is_damaged),
-            accepts: settings.accepts_damage.as_ref(),
+            passes_damage: is_known || settings.accepts_damage.is_some(),
             progress: &settings.progress,
         };
-        let lost_before = self.lost.len();
-        let highest_time = scanned.read(&mut self.lost)?;
-        self.highest_time = self.highest_time.max(highest_time);
+        let found = scanned.read(&mut self.lost)?;
+        self.highest_time = self.highest_time.max(found.highest_time);
         self.last_sequence = self.last_sequence.max(journal.last_sequence());
+        let is_as_noted = is_known && holds == Some(journal.content());
         let mut rolled = row.rolled;
-        if self.lost.len() > lost_before && !scanned.is_known {
-            self.damaged.push(row.id);
-            if let Some(rolled) = &mut rolled {
-                rolled.holds = journal.content();
-                (rolled.is_cut, rolled.is_damaged) = (true, true);
+        match &settings.accepts_damage {
+            Some(OnDamage(tell)) if !found.damages.is_empty() && !is_as_noted => {
+                found.damages.iter().for_each(|damage| tell(damage));
+                self.damaged.push(row.id);
+                if let Some(rolled) = &mut rolled {
+                    rolled.holds = journal.content();
+                    (rolled.is_cut, rolled.is_damaged) = (true, true);
+                }
             }
-        } else {
-            journal.check_complete(holds)?;
+            _ => journal.check_complete(holds)?,
         }
         if let Some(rolled) = rolled {
             journal.mark_rolled(rolled);
         }
         Ok(())
+    }
+
+    /// Notes of a last log in which something is missing, and which wasn't rolled, that it ends now.
+    pub(super) fn end_damaged(&self, now: Timestamp) {
+        let last = self.set.active();
+        let last = last.filter(|last| self.damaged.contains(&last.tally.id()));
+        if let Some(last) = last.filter(|last| last.rolled().is_none()) {
+            last.mark_rolled(RolledRow {
+                is_damaged: true,
+                ..RolledRow::ending(now, last.content(), true)
+            });
+        }
     }
 
     /// No entry that was ever in a log has a higher sequence, missing ones included as far as they are known.

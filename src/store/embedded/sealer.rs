@@ -178,7 +178,7 @@ impl Shared {
             return Ok(());
         };
         let entries = set.journals.iter().map(|journal| journal.entries());
-        let bytes = set.journals.iter().map(|journal| journal.disk_bytes());
+        let bytes = set.journals.iter().map(|journal| journal.entry_bytes());
         if entries.sum::<u64>() > MOST_AT_CLOSE || bytes.sum::<u64>() > MOST_BYTES_AT_CLOSE {
             return Ok(());
         }
@@ -189,7 +189,9 @@ impl Shared {
             manifest.settle()?;
             manifest.update(|state| {
                 state.end_last(ended, set.tallies());
-                state.segments.retain(|row| !row.is_empty());
+                if is_empty {
+                    state.segments.pop();
+                }
             })
         })?;
         if is_empty {

@@ -94,7 +94,7 @@ impl Shared {
     }
 
     /// How many bytes of the disk the segments take, and the next one's log.
-    fn disk_bytes(&self) -> u64 {
+    pub(super) fn disk_bytes(&self) -> u64 {
         self.view.segments().disk_bytes() + self.ahead.bytes()
     }
 

@@ -82,6 +82,11 @@ impl Directory {
         self.handle.names()
     }
 
+    /// How much room there is in its file system; `None` where the system doesn't say.
+    pub(in crate::store::embedded) fn free_bytes(&self) -> Option<u64> {
+        self.handle.free_bytes()
+    }
+
     /// Whether its mode lets others than its owner write to it. Never so where there are no such
     /// modes.
     pub(in crate::store::embedded) fn may_others_write(&self) -> io::Result<bool> {

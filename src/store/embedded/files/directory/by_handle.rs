@@ -6,7 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, fstatvfs, openat, renameat, statat, unlinkat,
+};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Access, Found};
@@ -79,6 +81,11 @@ impl Handle {
 
     pub(super) fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
+    }
+
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let found = fstatvfs(&self.0).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     pub(super) fn may_others_write(&self) -> io::Result<bool> {

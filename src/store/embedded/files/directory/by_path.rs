@@ -60,6 +60,10 @@ impl Handle {
         sync(&self.0)
     }
 
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     pub(super) fn may_others_write(&self) -> io::Result<bool> {
         Ok(false)
     }
