@@ -2,7 +2,7 @@
 //!
 //! A frame that overwrites zeros is synced in about half the time of one that needs blocks of its own, and a roll that
 //! finds its file ready is over in a third of the time. How much is filled follows the load: nothing of a log that stays
-//! small, and otherwise as much as the active one is about to take, in step with it. Without such a log everything goes on:
+//! small, and otherwise as much as the active one is about to take, up to a limit, in step with it. Without such a log everything goes on:
 //! the writer makes one itself, and fills it as it goes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +17,8 @@ use crate::sync::{Mutex, Receiver, Sender, bounded};
 
 /// How much is filled and synced at a time. A roll waits for it.
 const CHUNK: u64 = 1 << 20;
+/// No log is filled further: after a crash its zeros are searched for frames. From there on the writer fills it as it goes.
+const MOST: u64 = 32 << 20;
 /// The next log is begun once the active one has come this far, in thousandths of where it ends.
 const BEGINS_AT: u64 = 500;
 const WHOLE: u64 = 1_000;
@@ -104,7 +106,8 @@ impl Writer {
         if come < BEGINS_AT {
             return;
         }
-        let in_all = (end / come).saturating_mul(WHOLE).min(shared.segment_bytes);
+        let in_all = (end / come).saturating_mul(WHOLE);
+        let in_all = in_all.min(shared.segment_bytes).min(MOST);
         let bytes = in_all / (WHOLE - BEGINS_AT) * (come - BEGINS_AT) + CHUNK;
         // Near the limit of the disk space it is left to what is known to be needed.
         let most = shared.max_disk_bytes.unwrap_or(u64::MAX);

@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Settings;
+use super::files::directory::Name;
 use super::folder::Folder;
 use super::index::SlotKind;
 use super::journal::Journal;
 use super::journal_scan::JournalScan;
 use super::log::Seed;
-use super::manifest::{ManifestState, RolledRow, SegmentRow};
+use super::manifest::{ManifestState, RolledRow, SegmentContent, SegmentRow};
 use super::scopes::ScopeCounts;
 use super::sealed::Sealed;
 use super::set::SegmentSet;
@@ -76,14 +77,17 @@ impl Scan {
             ..Self::default()
         };
         let sealed = OfAll::new(state);
+        // All logs first: the system reads one while another is taken in.
+        let unsealed = state.segments.iter().filter(|row| !row.is_sealed);
+        let journals = unsealed.map(|row| open_journal(folder, row, state, secret));
+        let mut journals = journals.collect::<Result<Vec<_>>>()?.into_iter();
         for row in &state.segments {
-            let tally = Arc::new(Tally::new(row.header(state.store_id), row.live_keys));
             scan.last_sequence = scan.last_sequence.max(row.first_sequence.saturating_sub(1));
             if row.is_sealed {
+                let tally = Arc::new(Tally::new(row.header(state.store_id), row.live_keys));
                 scan.open_sealed(folder, &tally, row, sealed, settings)?;
-            } else {
-                let seed = Seed(secret.log_seed(&state.store_id, row.id));
-                scan.open_journal(folder, tally, row, state, seed, settings)?;
+            } else if let Some((name, journal)) = journals.next() {
+                scan.read_journal(&name, &journal, row, state, settings)?;
             }
         }
         let last = scan.last_sequence.max(state.last_sequence);
@@ -121,34 +125,22 @@ impl Scan {
         Ok(())
     }
 
-    fn open_journal(
+    fn read_journal(
         &mut self,
-        folder: &Folder,
-        tally: Arc<Tally>,
+        name: &Name,
+        journal: &Arc<Journal>,
         row: &SegmentRow,
         state: &ManifestState,
-        seed: Seed,
         settings: &Settings,
     ) -> Result<()> {
-        let holds = match row.rolled {
-            Some(rolled) => Some(rolled.holds),
-            None => state.closed_with,
-        };
-        let name = folder.journal(row.id);
-        let journal = Arc::new(Journal::open(
-            &name,
-            tally,
-            Timestamp(row.opened_at_ms),
-            (seed, row.log_number),
-            holds.is_some() && !row.rolled.is_some_and(|rolled| rolled.is_cut),
-        )?);
+        let holds = holds(row, state);
         // Entries may take the place of others in the same journal.
-        self.set.journals.push(Arc::clone(&journal));
+        self.set.journals.push(Arc::clone(journal));
         let is_known = row.rolled.is_some_and(|rolled| rolled.is_damaged);
         let scanned = JournalScan {
             set: &self.set,
-            journal: &journal,
-            file: &name,
+            journal,
+            file: name,
             counted_to: state.counted_to,
             scopes: self.scopes.as_ref(),
             scopes_kept_to: self.scopes_kept_to,
@@ -233,6 +225,32 @@ impl Scan {
         }
         Ok(())
     }
+}
+
+/// What a segment that isn't sealed holds, if the manifest knows it.
+fn holds(row: &SegmentRow, state: &ManifestState) -> Option<SegmentContent> {
+    let rolled = row.rolled.map(|rolled| rolled.holds);
+    rolled.or(state.closed_with.filter(|_| row.rolled.is_none()))
+}
+
+/// Opens the log of a segment, which is then to be read.
+fn open_journal(
+    folder: &Folder,
+    row: &SegmentRow,
+    state: &ManifestState,
+    secret: &Secret,
+) -> Result<(Name, Arc<Journal>)> {
+    let name = folder.journal(row.id);
+    let seed = Seed(secret.log_seed(&state.store_id, row.id));
+    let is_cut = row.rolled.is_some_and(|rolled| rolled.is_cut);
+    let journal = Journal::open(
+        &name,
+        Arc::new(Tally::new(row.header(state.store_id), row.live_keys)),
+        Timestamp(row.opened_at_ms),
+        (seed, row.log_number),
+        holds(row, state).is_some() && !is_cut,
+    )?;
+    Ok((name, Arc::new(journal)))
 }
 
 /// The counts by scope as they were kept. There are some if there is a limit on them or, so that an open without it

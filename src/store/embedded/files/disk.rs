@@ -139,6 +139,13 @@ impl PlainFile {
         self.watched.sync(|| self.file.sync_data())
     }
 
+    /// Says that all of it will be read soon, which the system can begin with.
+    pub(in crate::store::embedded) fn will_be_read(&self) {
+        #[cfg(target_os = "linux")]
+        // Without it everything is read all the same.
+        let _is_begun = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::WillNeed);
+    }
+
     /// Sees to it that what is read from here on is on the disk: what was written and not synced is synced first, and
     /// what the page cache shows though a sync of it once failed is dropped from there, where the system can do that.
     pub(in crate::store::embedded) fn settle(&self, name: &Name) -> io::Result<()> {

@@ -98,7 +98,9 @@ impl Log {
             _ => io_error("a segment's log can't be opened", error),
         })?;
         let file = PlainFile::new(file, name);
-        if !is_confirmed {
+        if is_confirmed {
+            file.will_be_read();
+        } else {
             file.settle(name).map_err(unread)?;
         }
         let length = file.len().map_err(unread)?;
