@@ -1,5 +1,6 @@
 //! Group commit: one writer thread behind a bounded queue, as onceward has it, for any store.
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -9,6 +10,7 @@ use onceward::Key;
 use onceward::bytes::Bytes;
 
 use crate::rival::{Answer, BoxFuture, Caller, Digest, Reader, Rival, Task, digest};
+use crate::woken::Words;
 
 const QUEUE_DEPTH: usize = 4_096;
 const MAX_BATCH: usize = 1_024;
@@ -35,6 +37,8 @@ type Promise = oneshot::Sender<Result<Answer, String>>;
 struct Job {
     command: Command,
     promise: Promise,
+    /// The word that its caller waits on, if callers are woken together.
+    word: Option<usize>,
 }
 
 type OpenReader = Box<dyn Fn() -> Result<Box<dyn Reader>> + Send + Sync>;
@@ -44,6 +48,8 @@ pub(crate) struct Grouped {
     sender: Option<Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     open_reader: OpenReader,
+    /// `None` if each caller is woken by itself.
+    words: Option<Arc<Words>>,
 }
 
 impl Grouped {
@@ -52,21 +58,45 @@ impl Grouped {
         backend: impl Backend,
         open_reader: impl Fn() -> Result<Box<dyn Reader>> + Send + Sync + 'static,
     ) -> Result<Self> {
+        Self::start_with(None, name, backend, open_reader)
+    }
+
+    /// With threads that are woken once per batch.
+    pub(crate) fn start_woken_together(
+        name: &str,
+        backend: impl Backend,
+        open_reader: impl Fn() -> Result<Box<dyn Reader>> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let words = Some(Arc::new(Words::new()));
+        Self::start_with(words, name, backend, open_reader)
+    }
+
+    fn start_with(
+        words: Option<Arc<Words>>,
+        name: &str,
+        backend: impl Backend,
+        open_reader: impl Fn() -> Result<Box<dyn Reader>> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let words_of_writer = words.clone();
         let (sender, receiver) = bounded(QUEUE_DEPTH);
         let writer = std::thread::Builder::new()
             .name(format!("{name}-writer"))
-            .spawn(move || write(backend, &receiver))
+            .spawn(move || write(backend, &receiver, words_of_writer.as_deref()))
             .context("the writer thread could not be started")?;
         Ok(Self {
             sender: Some(sender),
             writer: Some(writer),
             open_reader: Box::new(open_reader),
+            words,
         })
     }
 
     fn handle(&self) -> Result<Handle> {
         let sender = self.sender.clone().context("the group is closed")?;
-        Ok(Handle { sender })
+        Ok(Handle {
+            sender,
+            words: self.words.clone(),
+        })
     }
 }
 
@@ -100,8 +130,9 @@ impl Rival for Grouped {
     }
 }
 
-fn write(mut backend: impl Backend, jobs: &Receiver<Job>) {
+fn write(mut backend: impl Backend, jobs: &Receiver<Job>, words: Option<&Words>) {
     let (mut batch, mut promises, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+    let mut waited_on: Vec<usize> = Vec::new();
     while let Ok(first) = jobs.recv() {
         for job in std::iter::once(first)
             .chain(jobs.try_iter())
@@ -109,6 +140,12 @@ fn write(mut backend: impl Backend, jobs: &Receiver<Job>) {
         {
             batch.push(job.command);
             promises.push(job.promise);
+            if let Some(word) = job.word.filter(|word| !waited_on.contains(word)) {
+                waited_on.push(word);
+            }
+        }
+        if let Some(words) = words {
+            words.next();
         }
         let result = backend.apply(&batch, &mut answers);
         // A caller that has gone away doesn't want its answer; a failed send is no error.
@@ -116,11 +153,17 @@ fn write(mut backend: impl Backend, jobs: &Receiver<Job>) {
             for promise in promises {
                 drop(promise.send(Err(format!("{error:#}"))));
             }
+            if let Some(words) = words {
+                words.wake_all();
+            }
             return;
         }
         assert_eq!(answers.len(), promises.len(), "one answer for each command");
         for (promise, answer) in promises.drain(..).zip(answers.drain(..)) {
             drop(promise.send(Ok(answer)));
+        }
+        if let Some(words) = words {
+            waited_on.drain(..).for_each(|word| words.wake(word));
         }
         batch.clear();
     }
@@ -128,15 +171,23 @@ fn write(mut backend: impl Backend, jobs: &Receiver<Job>) {
 
 struct Handle {
     sender: Sender<Job>,
+    words: Option<Arc<Words>>,
 }
 
 impl Handle {
     fn ask(&self, key: &Key, step: Step) -> Result<Answer> {
-        let (job, answer) = job(key, step);
+        let (mut job, mut answer) = job(key, step);
+        let Some(words) = &self.words else {
+            self.sender.send(job).map_err(|_| stopped())?;
+            return futures_executor::block_on(answer)
+                .map_err(|_| stopped())?
+                .map_err(anyhow::Error::msg);
+        };
+        let word = words.current();
+        job.word = Some(word);
         self.sender.send(job).map_err(|_| stopped())?;
-        futures_executor::block_on(answer)
-            .map_err(|_| stopped())?
-            .map_err(anyhow::Error::msg)
+        let answer = words.wait(word, &mut answer).map_err(|_| stopped())?;
+        answer.map_err(anyhow::Error::msg)
     }
 
     async fn ask_async(&self, key: &Key, step: Step) -> Result<Answer> {
@@ -158,7 +209,12 @@ fn job(key: &Key, step: Step) -> (Job, oneshot::Receiver<Result<Answer, String>>
         digest: digest(key),
         step,
     };
-    (Job { command, promise }, answer)
+    let job = Job {
+        command,
+        promise,
+        word: None,
+    };
+    (job, answer)
 }
 
 fn stopped() -> anyhow::Error {

@@ -78,7 +78,7 @@ impl Span {
     }
 }
 
-struct Tally {
+pub(crate) struct Tally {
     span: Span,
     /// Begins and completions that ended in the span: half a cycle each, so that a slow rival with many
     /// callers is counted fairly.
@@ -97,21 +97,36 @@ impl Tally {
         }
     }
 
-    fn goes_on(&self) -> bool {
+    /// For a measurement that begins with its warm-up now.
+    pub(crate) fn starting_now(window: Window) -> Self {
+        Self::new(Span::starting_now(window))
+    }
+
+    /// What was measured, by this alone.
+    pub(crate) fn alone(self, window: Window) -> Result<Load> {
+        sum(vec![self], window)
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
         Instant::now() < self.span.until && !interrupt::is_set()
     }
 
-    fn begun(&mut self) {
+    pub(crate) fn begun(&mut self) {
         self.step(Instant::now());
     }
 
     fn cycled(&mut self, number: u64, started: Instant) {
+        self.cycled_unnamed(started);
+        self.completed.push(number);
+    }
+
+    /// A cycle under no key, which can't be replayed.
+    pub(crate) fn cycled_unnamed(&mut self, started: Instant) {
         let ended = Instant::now();
         if self.step(ended) {
             let us = ended.duration_since(started).as_micros();
             self.latencies_us.push(us.try_into().unwrap_or(u32::MAX));
         }
-        self.completed.push(number);
     }
 
     /// Whether it counts.

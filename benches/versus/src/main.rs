@@ -26,6 +26,7 @@ mod rounds;
 mod scale;
 mod servers;
 mod slow_sync;
+mod woken;
 
 use std::path::Path;
 use std::process::ExitCode;

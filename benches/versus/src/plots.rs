@@ -194,6 +194,8 @@ fn style(kind: Kind) -> (RGBColor, u32) {
     match kind {
         Kind::Onceward => (RGBColor(214, 39, 40), 4),
         Kind::Floor => (RGBColor(20, 20, 20), 2),
+        Kind::FloorWoken => (RGBColor(90, 90, 90), 2),
+        Kind::Raw => (RGBColor(0, 0, 0), 1),
         Kind::Encrypted => (RGBColor(231, 120, 160), 2),
         Kind::Limited => (RGBColor(160, 60, 90), 2),
         Kind::RedbNaive => (RGBColor(158, 158, 158), 2),

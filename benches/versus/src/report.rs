@@ -103,7 +103,7 @@ fn replays(results: &Results) -> Vec<Vec<String>> {
     let mut head = vec!["rival".to_owned()];
     head.extend(Replays::ALL.map(Replays::label));
     let mut rows = vec![head];
-    for kind in &results.kinds {
+    for kind in results.kinds.iter().filter(|kind| kind.keeps_replies()) {
         let mut row = vec![kind.name().to_owned()];
         row.extend(Replays::ALL.map(|replays| with_spread(&results.replays[&(*kind, replays)])));
         rows.push(row);

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use onceward::Key;
 use onceward::bytes::Bytes;
 
+use crate::load::{Load, Window};
 use crate::round_trips::Trips;
 
 pub(crate) const REPLY_BYTES: usize = 512;
@@ -64,6 +65,11 @@ pub(crate) trait Rival: Send + Sync {
     /// Counts from now on what it asks of its server, with nothing kept in this process. `None` if it has none.
     fn count_trips(&mut self) -> Result<Option<Box<dyn Trips>>> {
         Ok(None)
+    }
+
+    /// Measures itself in the place of so many callers, if it has none.
+    fn measure_alone(&self, _callers: usize, _window: Window) -> Option<Result<Load>> {
+        None
     }
 
     /// Called before each measurement of this length, outside of it.

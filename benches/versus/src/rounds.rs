@@ -130,7 +130,10 @@ impl Run {
         for count in self.plan.threads.clone() {
             for (entrant, team) in entrants.iter_mut().zip(&mut teams) {
                 entrant.rival.make_ready(self.plan.window.total())?;
-                let load = load::in_threads(&mut team[..count], self.numbers, self.plan.window);
+                let alone = entrant.rival.measure_alone(count, self.plan.window);
+                let load = alone.unwrap_or_else(|| {
+                    load::in_threads(&mut team[..count], self.numbers, self.plan.window)
+                });
                 self.note(entrant, Callers::Threads(count), load)?;
             }
         }
@@ -149,8 +152,11 @@ impl Run {
         for count in self.plan.tasks.clone() {
             for (entrant, team) in entrants.iter_mut().zip(&mut teams) {
                 entrant.rival.make_ready(self.plan.window.total())?;
-                let load = load::in_tasks(team, count, self.numbers, self.plan.window);
-                let load = self.runtime.block_on(load);
+                let alone = entrant.rival.measure_alone(count, self.plan.window);
+                let load = alone.unwrap_or_else(|| {
+                    let load = load::in_tasks(team, count, self.numbers, self.plan.window);
+                    self.runtime.block_on(load)
+                });
                 self.note(entrant, Callers::Tasks(count), load)?;
             }
         }
@@ -177,7 +183,10 @@ impl Run {
             if replays == Replays::Cold {
                 reopen(entrants)?;
             }
-            for entrant in &*entrants {
+            for entrant in entrants
+                .iter()
+                .filter(|entrant| entrant.kind.keeps_replies())
+            {
                 let what = self.what(entrant.kind, &replays.label());
                 let rate = self.replay(entrant, replays).context(what.clone())?;
                 self.progress

@@ -18,7 +18,7 @@ use onceward::bytes::Bytes;
 use crate::group::{Backend, Command, Grouped, Step};
 use crate::rival::{Answer, BoxFuture, Caller, Digest, REPLY_BYTES, Reader, Rival, Task, digest};
 
-const CHUNK_BYTES: u64 = 64 << 20;
+pub(super) const CHUNK_BYTES: u64 = 64 << 20;
 /// How fast a measurement may use up the log without waiting for zeros to be written.
 const CHUNKS_PER_SECOND: u64 = 2;
 
@@ -28,11 +28,8 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let spares = Arc::new(Spares {
-            folder: folder.to_owned(),
-            chunks: Mutex::default(),
-        });
+    pub(crate) fn open(folder: &Path, is_woken_together: bool) -> Result<Self> {
+        let spares = Spares::new(folder);
         let records = Arc::new(RwLock::new(Records {
             slots: HashMap::new(),
             chunks: vec![spares.take()?],
@@ -43,10 +40,15 @@ impl Floor {
             end: 0,
             buffer: Vec::new(),
         };
-        let grouped = Grouped::start("floor", log, move || {
+        let open_reader = move || {
             let records = Arc::clone(&records);
             Ok(Box::new(FloorReader { records }) as _)
-        })?;
+        };
+        let grouped = if is_woken_together {
+            Grouped::start_woken_together("floor", log, open_reader)?
+        } else {
+            Grouped::start("floor", log, open_reader)?
+        };
         Ok(Self { grouped, spares })
     }
 }
@@ -65,18 +67,29 @@ impl Rival for Floor {
     }
 
     fn make_ready(&self, measurement: Duration) -> Result<()> {
-        self.spares
-            .fill_up((measurement.as_secs() + 1) * CHUNKS_PER_SECOND)
+        self.spares.make_ready(measurement)
     }
 }
 
 /// Chunks of the log that are full of zeros and on the disk.
-struct Spares {
+pub(super) struct Spares {
     folder: PathBuf,
     chunks: Mutex<VecDeque<File>>,
 }
 
 impl Spares {
+    pub(super) fn new(folder: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            folder: folder.to_owned(),
+            chunks: Mutex::default(),
+        })
+    }
+
+    /// Makes as many as a measurement of this length may use up.
+    pub(super) fn make_ready(&self, measurement: Duration) -> Result<()> {
+        self.fill_up((measurement.as_secs() + 1) * CHUNKS_PER_SECOND)
+    }
+
     fn fill_up(&self, count: u64) -> Result<()> {
         let mut chunks = self.chunks()?;
         while (chunks.len() as u64) < count {
@@ -85,7 +98,7 @@ impl Spares {
         Ok(())
     }
 
-    fn take(&self) -> Result<File> {
+    pub(super) fn take(&self) -> Result<File> {
         match self.chunks()?.pop_front() {
             Some(chunk) => Ok(chunk),
             None => self.make(),

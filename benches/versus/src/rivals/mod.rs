@@ -6,6 +6,7 @@ mod lmdb;
 mod onceward;
 mod onceward_shared;
 mod postgres;
+mod raw;
 mod redb_grouped;
 mod redb_naive;
 mod redis;
@@ -35,6 +36,10 @@ pub(crate) const SMALL_CACHE_BYTES: usize = 1 << 20;
 pub(crate) enum Kind {
     Onceward,
     Floor,
+    /// The floor with its callers woken once per batch.
+    FloorWoken,
+    /// A thread that writes and syncs.
+    Raw,
     RedbNaive,
     RedbGrouped,
     Sqlite,
@@ -54,9 +59,11 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// In the order of the tables; the subject comes first.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Onceward,
         Self::Floor,
+        Self::FloorWoken,
+        Self::Raw,
         Self::RedbNaive,
         Self::RedbGrouped,
         Self::Sqlite,
@@ -75,10 +82,17 @@ impl Kind {
         matches!(self, Self::Encrypted | Self::Limited)
     }
 
+    /// Whether what it was given can be looked up.
+    pub(crate) fn keeps_replies(self) -> bool {
+        self != Self::Raw
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Onceward => "onceward",
             Self::Floor => "floor",
+            Self::FloorWoken => "floor-woken",
+            Self::Raw => "raw",
             Self::RedbNaive => "redb-naive",
             Self::RedbGrouped => "redb-grouped",
             Self::Sqlite => "sqlite",
@@ -147,7 +161,12 @@ impl Kind {
             Self::Onceward | Self::Encrypted | Self::Limited => {
                 Onceward::open(folder, caches, self).map(|rival| Box::new(rival) as _)
             }
-            Self::Floor => floor::Floor::open(folder).map(|rival| Box::new(rival) as _),
+            Self::Floor | Self::FloorWoken => {
+                let is_woken_together = self == Self::FloorWoken;
+                let opened = floor::Floor::open(folder, is_woken_together);
+                opened.map(|rival| Box::new(rival) as _)
+            }
+            Self::Raw => raw::Raw::open(folder).map(|rival| Box::new(rival) as _),
             Self::RedbNaive => {
                 redb_naive::Naive::open(folder, caches).map(|rival| Box::new(rival) as _)
             }
