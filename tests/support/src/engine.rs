@@ -57,14 +57,25 @@ impl Bench {
             clock: self.clock.clone(),
             folder: folder(),
         };
-        std::fs::create_dir(crashed.path()).unwrap();
-        for file in std::fs::read_dir(self.path()).unwrap() {
-            let name = file.unwrap().file_name();
-            if name != "LOCK" {
-                std::fs::copy(self.path().join(&name), crashed.path().join(&name)).unwrap();
-            }
+        // What is sealed meanwhile may go before its turn comes.
+        while self.copy_to(&crashed.path()).is_err() {
+            std::fs::remove_dir_all(crashed.path()).unwrap();
         }
         crashed
+    }
+
+    /// Copies the folder, the manifest before what it lists.
+    fn copy_to(&self, to: &std::path::Path) -> std::io::Result<()> {
+        const MANIFEST: &str = "manifest.redb";
+        std::fs::create_dir(to)?;
+        std::fs::copy(self.path().join(MANIFEST), to.join(MANIFEST))?;
+        for file in std::fs::read_dir(self.path())? {
+            let name = file?.file_name();
+            if name != "LOCK" && name != MANIFEST {
+                std::fs::copy(self.path().join(&name), to.join(&name))?;
+            }
+        }
+        Ok(())
     }
 }
 
