@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use onceward::{Builder, Damage, Engine, ErrorKind, Outcome, Result};
+use onceward::{Builder, Damage, Engine, ErrorKind, Outcome, Reply, Result};
 
 use crate::support::{
     Bench, LEASE, completed, eventually, granted, in_flight, key, replayed, request,
@@ -126,6 +126,22 @@ fn what_is_left_of_a_damaged_log_is_taken_and_what_is_missing_is_told() {
 }
 
 #[test]
+fn what_a_lost_change_took_the_place_of_is_not_counted_twice() {
+    let bench = Bench::new();
+    let engine = bench.open();
+    let mut guard = granted(&engine, "key");
+    guard.renew().unwrap();
+    guard.complete(Reply::new(200, "body")).unwrap();
+    crash(&bench, engine);
+    damage(&log(&bench, 1), 2);
+    let (engine, told) = accepting(bench.builder(), &bench);
+    assert_eq!(told[0].numbers, Some(2..3));
+    let engine = engine.unwrap();
+    replayed(&engine, "key");
+    assert_eq!(engine.stats().live_keys, 1);
+}
+
+#[test]
 fn without_damage_accepting_it_changes_nothing() {
     let bench = Bench::new();
     let engine = bench.open();
@@ -199,6 +215,13 @@ fn of_a_segment_that_was_rolled_it_is_known_what_is_missing_at_its_end() {
 
 #[test]
 fn a_segment_of_which_nothing_is_left_is_no_hindrance_later() {
+    // With something in the segment after it, and as the last.
+    for keys in [24, 20] {
+        lose_all_of_the_second_segment(keys);
+    }
+}
+
+fn lose_all_of_the_second_segment(keys: u64) {
     let bench = Bench::new();
     let open = || bench.builder().segment_entries(20).open(bench.path());
     let engine = open().unwrap();
@@ -207,7 +230,7 @@ fn a_segment_of_which_nothing_is_left_is_no_hindrance_later() {
     eventually(|| engine.stats().sealed_segments == 1);
     let hindrance = bench.path().join("sealed-0000000002.redb.new");
     fs::create_dir(&hindrance).unwrap();
-    complete(&engine, 12..24);
+    complete(&engine, 12..keys);
     eventually(|| engine.stats().failed_seals > 0);
     fs::remove_dir(&hindrance).unwrap();
     crash(&bench, engine);
@@ -220,8 +243,7 @@ fn a_segment_of_which_nothing_is_left_is_no_hindrance_later() {
     assert_eq!(told.len(), 1, "{told:?}");
     let lost = told[0].numbers.clone().unwrap();
     for _ in 0..3 {
-        let names = 0..24_u64;
-        for name in names.filter(|name| !lost.contains(&(2 * name + 1))) {
+        for name in (0..keys).filter(|name| !lost.contains(&(2 * name + 1))) {
             let is_whole = !lost.contains(&(2 * name + 2));
             if is_whole {
                 replayed(&engine, &name.to_string());

@@ -1,23 +1,25 @@
 //! The next segment's log, made in the background while the active one comes to its end.
 //!
 //! A frame that overwrites zeros is synced in about half the time of one that needs blocks of its own, and a roll that
-//! finds its file ready is over in a third of the time. How much is filled follows the load: nothing of a log that stays
-//! small, and otherwise as much as the active one is about to take, up to a limit, in step with it. Without such a log everything goes on:
-//! the writer makes one itself, and fills it as it goes.
+//! finds its file ready has none to fill. How much is filled follows the load: nothing of a log that stays small, and
+//! otherwise as much as the active one is about to take, up to a limit, in step with it. Without such a log everything
+//! goes on: the writer makes one itself, and fills it as it goes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::bell::Bell;
 use super::folder::Folder;
 use super::log::{Log, LogWriter, Seed};
 use super::shared::Shared;
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Mutex, Receiver, Sender, bounded};
+use crate::sync::{Mutex, Receiver};
 
 /// How much is filled and synced at a time. A roll waits for it.
 const CHUNK: u64 = 1 << 20;
-/// No log is filled further: after a crash its zeros are searched for frames. From there on the writer fills it as it goes.
+/// No log is filled further: after a crash its zeros are searched for frames. From there on the writer fills it as it
+/// goes.
 const MOST: u64 = 32 << 20;
 /// The next log is begun once the active one has come this far, in thousandths of where it ends.
 const BEGINS_AT: u64 = 500;
@@ -26,8 +28,7 @@ const WHOLE: u64 = 1_000;
 /// The way to the thread that makes logs ahead.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    /// Dropped to stop the thread.
-    wakes: Mutex<Option<Sender<()>>>,
+    bell: Bell,
     wanted: Mutex<Option<Wanted>>,
     made: Mutex<Option<Made>>,
     /// How much of the disk what is made takes.
@@ -52,28 +53,25 @@ struct Made {
 
 impl Ahead {
     pub(super) fn new() -> (Self, Receiver<()>) {
-        let (wakes, woken) = bounded(1);
+        let (bell, rung) = Bell::new();
         let ahead = Self {
-            wakes: Mutex::new(Some(wakes)),
+            bell,
             wanted: Mutex::new(None),
             made: Mutex::new(None),
             bytes: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
         };
-        (ahead, woken)
+        (ahead, rung)
     }
 
     fn want(&self, wanted: Wanted) {
         *self.wanted.lock() = Some(wanted);
-        if let Some(wakes) = &*self.wakes.lock() {
-            // A wake that waits already is enough.
-            let _is_woken = wakes.try_send(());
-        }
+        self.bell.ring();
     }
 
     /// Ends the thread, once it has filled what it is filling.
     pub(super) fn stop(&self) {
-        self.wakes.lock().take();
+        self.bell.stop();
     }
 
     /// How much of the disk is taken by what isn't in use yet.
@@ -81,8 +79,8 @@ impl Ahead {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The log of this segment if it is made, however much of it is filled; it has its unfinished name. Waits for a chunk that
-    /// is being filled.
+    /// The log of this segment if it is made, however much of it is filled; it has its unfinished name. Waits for a
+    /// chunk that is being filled.
     pub(super) fn take(&self, id: u64) -> Option<LogWriter> {
         self.wanted.lock().take();
         let made = self.made.lock().take()?;
@@ -126,8 +124,8 @@ impl Writer {
 
 impl Shared {
     /// The thread that makes logs ahead, from start to end.
-    pub(super) fn make_ahead_until_stopped(&self, woken: &Receiver<()>) {
-        while woken.recv().is_ok() {
+    pub(super) fn make_ahead_until_stopped(&self, rung: &Receiver<()>) {
+        while rung.recv().is_ok() {
             while let Some(wanted) = self.still_wanted() {
                 let fill = AssertUnwindSafe(|| self.fill_ahead(wanted));
                 if !matches!(catch_unwind(fill), Ok(Ok(()))) {
@@ -142,13 +140,15 @@ impl Shared {
     /// What is wanted and not filled yet.
     fn still_wanted(&self) -> Option<Wanted> {
         let wanted = (*self.ahead.wanted.lock())?;
-        let is_open = self.condition.check().is_ok() && self.ahead.wakes.lock().is_some();
+        let is_open = self.condition.check().is_ok() && !self.ahead.bell.is_stopped();
         let is_less = self.ahead.bytes() < wanted.bytes;
         (is_open && is_less).then_some(wanted)
     }
 
     /// Makes the file, or fills another chunk of it. On an error it is removed again.
     fn fill_ahead(&self, wanted: Wanted) -> Result<()> {
+        // In a folder that is another one's now nothing is made, nor removed.
+        self.check_place()?;
         let mut made = self.ahead.made.lock();
         // The writer may have gone on to another segment meanwhile.
         if !matches!(*self.ahead.wanted.lock(), Some(Wanted { id, .. }) if id == wanted.id) {
@@ -178,7 +178,6 @@ impl Shared {
 
     /// Refuses to take room that others may need sooner.
     fn check_room(&self, wanted: Wanted) -> Result<()> {
-        self.check_place()?;
         let needed = wanted.bytes.saturating_add(self.segment_bytes);
         match self.folder.free_bytes() {
             Some(free) if free < needed => {

@@ -104,7 +104,8 @@ impl JournalScan<'_> {
         Err(refusal(self))
     }
 
-    /// Indexes and counts the entries of a frame, as far as they are for sure in the journal; gives the highest time in them.
+    /// Indexes and counts the entries of a frame, as far as they are for sure in the journal; gives the highest time in
+    /// them.
     fn take(
         &self,
         frame: &Frame<'_>,
@@ -198,7 +199,8 @@ impl JournalScan<'_> {
         Error::new(
             ErrorKind::Corrupt,
             format!(
-                "{} is of another store or another segment, or its beginning is damaged; restore it from a backup",
+                "{} is of another store or another segment, or its beginning is damaged; restore it from a backup, or take \
+                 what is left of the folder with Builder::accept_damage",
                 self.file.as_str()
             ),
         )

@@ -4,6 +4,7 @@
 
 mod ahead;
 mod batch;
+mod bell;
 mod blob;
 mod block;
 mod budget;
@@ -55,7 +56,7 @@ use self::budget::Budget;
 use self::condition::Condition;
 use self::desk::Desk;
 use self::export::Export;
-use self::lanes::{Job, Lanes};
+use self::lanes::{Exits, Job, Lanes};
 use self::merge_choice::Most;
 use self::merger::Merging;
 use self::sealer::Sealing;
@@ -74,8 +75,8 @@ use crate::outcome::OnAbandon;
 use crate::progress::{OnProgress, Progress};
 use crate::record::Stored;
 use crate::secret::{Digest, Pepper, Secret};
-use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Mutex, Receiver};
 use crate::verification::Verification;
 
 pub(crate) use recovery::{Recovered, recover};
@@ -165,8 +166,8 @@ impl Embedded {
             Some(_) => timeline.now().plus(settings.sweep_interval),
             None => Timestamp(0),
         };
-        let (sealing, woken) = Sealing::new();
-        let (ahead, ahead_woken) = Ahead::new();
+        let (sealing, to_seal) = Sealing::new();
+        let (ahead, to_fill) = Ahead::new();
         let shared = Arc::new(Shared {
             secret: recovered.secret,
             timeline,
@@ -202,28 +203,33 @@ impl Embedded {
         );
         let desk = Desk::new(Arc::clone(&shared), writer);
         let store = Self {
-            shared: Arc::clone(&shared),
-            desk: Arc::clone(&desk),
+            shared,
+            desk,
             threads: Mutex::default(),
         };
-        let sealer = {
-            let shared = Arc::clone(&shared);
-            move || shared.seal_until_stopped(&woken)
-        };
-        let filler = {
-            let shared = Arc::clone(&shared);
-            move || shared.make_ahead_until_stopped(&ahead_woken)
-        };
-        let started = store
-            .start_thread("onceward-sealer", sealer)
-            .and_then(|()| store.start_thread("onceward-filler", filler))
-            .and_then(|()| store.start_thread("onceward-writer", move || desk.work(exits)));
-        if let Err(error) = started {
+        if let Err(error) = store.start_threads(to_seal, to_fill, exits) {
             // Ends the threads that were started.
             drop(store.close());
             return Err(error);
         }
         Ok(store)
+    }
+
+    fn start_threads(
+        &self,
+        to_seal: Receiver<()>,
+        to_fill: Receiver<()>,
+        exits: Exits,
+    ) -> Result<()> {
+        let shared = || Arc::clone(&self.shared);
+        let (sealer, filler, desk) = (shared(), shared(), Arc::clone(&self.desk));
+        self.start_thread("onceward-sealer", move || {
+            sealer.seal_until_stopped(&to_seal);
+        })?;
+        self.start_thread("onceward-filler", move || {
+            filler.make_ahead_until_stopped(&to_fill);
+        })?;
+        self.start_thread("onceward-writer", move || desk.work(exits))
     }
 
     fn start_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bell::Bell;
 use super::ends::Ends;
 use super::files::directory::Name;
 use super::files::disk::Step;
@@ -25,18 +26,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::{self, Mutant};
 use crate::observe::Begun;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, Receiver, RecvTimeoutError, Sender, bounded, thread};
+use crate::sync::{Receiver, RecvTimeoutError, thread};
 
 /// How long the sealer rests after a failure: at first, and after many.
 const LEAST_REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How much a close seals at most: about a second's work.
 const MOST_AT_CLOSE: u64 = 400_000;
-const MOST_BYTES_AT_CLOSE: u64 = 512 << 20;
+const MOST_BYTES_AT_CLOSE: u64 = 256 << 20;
 /// How many entries are copied between two pauses: about a millisecond's work.
 const AT_ONCE: usize = 256;
 /// How much of a journal is read at a time, before that: about as long.
-const READ_AT_ONCE: u64 = 1 << 20;
+const READ_AT_ONCE: usize = 1 << 20;
 /// How long the sealer lets others have the processor and the disk, as a multiple of the time it worked.
 const PAUSES_FOR: u32 = 2;
 /// A close waits for a pause to end.
@@ -53,8 +54,7 @@ enum Pace {
 /// The way to the sealer's thread.
 #[derive(Debug)]
 pub(super) struct Sealing {
-    /// Dropped to stop the thread.
-    wakes: Mutex<Option<Sender<()>>>,
+    bell: Bell,
     is_stopping: AtomicBool,
     is_at_work: AtomicBool,
     failures: AtomicU64,
@@ -62,28 +62,25 @@ pub(super) struct Sealing {
 
 impl Sealing {
     pub(super) fn new() -> (Self, Receiver<()>) {
-        let (wakes, woken) = bounded(1);
+        let (bell, rung) = Bell::new();
         let sealing = Self {
-            wakes: Mutex::new(Some(wakes)),
+            bell,
             is_stopping: AtomicBool::new(false),
             is_at_work: AtomicBool::new(false),
             failures: AtomicU64::new(0),
         };
-        (sealing, woken)
+        (sealing, rung)
     }
 
     /// Says that a segment was rolled.
     pub(super) fn wake(&self) {
-        if let Some(wakes) = &*self.wakes.lock() {
-            // A wake that waits already is enough.
-            let _is_woken = wakes.try_send(());
-        }
+        self.bell.ring();
     }
 
     /// Ends the thread soon; what it was writing is thrown away.
     pub(super) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
-        self.wakes.lock().take();
+        self.bell.stop();
     }
 
     /// Whether a segment is being sealed at this moment.
@@ -303,16 +300,10 @@ impl Shared {
         let ends = wanted.iter().map(|(_, slot)| slot.span().end());
         let end = ends.max().unwrap_or(0);
         let mut bytes = Vec::new();
-        let mut at = 0;
-        while at < end {
+        for at in (0..end).step_by(READ_AT_ONCE) {
             let begun = Instant::now();
-            // What can't be read is met again, by whom it concerns.
-            drop(
-                journal
-                    .log
-                    .read_raw(at, READ_AT_ONCE.min(end - at), &mut bytes),
-            );
-            at += READ_AT_ONCE;
+            // What can't be read is met again, by whom it concerns; the last piece goes beyond the file's end.
+            drop(journal.log.read_raw(at, READ_AT_ONCE, &mut bytes));
             if pace == Pace::Background {
                 self.sealing.check()?;
                 self.pause(PAUSES_FOR * begun.elapsed());

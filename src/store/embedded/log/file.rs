@@ -146,19 +146,17 @@ impl Log {
 
     /// Reads an entry. Whether it is the one that was written, its bytes say.
     pub(in super::super) fn read(&self, span: Span, out: &mut Vec<u8>) -> Result<()> {
-        out.clear();
-        out.resize(span.length(), 0);
-        self.read_at(span.offset(), out)
+        self.read_raw(span.offset(), span.length(), out)
     }
 
     /// Reads some bytes of the file, whatever they are.
     pub(in super::super) fn read_raw(
         &self,
         offset: u64,
-        length: u64,
+        length: usize,
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        out.resize(usize::try_from(length).unwrap_or(0), 0);
+        out.resize(length, 0);
         self.read_at(offset, out)
     }
 
