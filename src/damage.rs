@@ -11,11 +11,12 @@ use std::sync::Arc;
 pub struct Damage {
     /// The file's name in the engine's folder.
     pub file: String,
-    /// Which bytes of it can't be read, from its beginning; those behind are the next that can, or the file's end.
+    /// Which bytes of it can't be read, from its beginning; those behind are the next that can, or
+    /// the file's end.
     pub bytes: Range<u64>,
-    /// The numbers of the changes that stood there; `None` if nothing says how many there were. Each begin, renewal,
-    /// completion, release and removal has a number of its own, and a begin's is its
-    /// [fencing token](crate::Guard::token). None is missing if the range is empty.
+    /// The numbers of the changes that stood there; `None` if nothing says how many there were.
+    /// Each begin, renewal, completion, release and removal has a number of its own, and a begin's
+    /// is its [fencing token](crate::Guard::token). None is missing if the range is empty.
     pub numbers: Option<Range<u64>>,
 }
 

@@ -16,7 +16,8 @@ pub(crate) enum Mutant {
     FrameOfEarlierFile,
     /// A new log is listed before it is synced.
     NewLogNotSynced,
-    /// Whoever commits in its own thread and meets an error leaves the others behind: nobody goes on from it.
+    /// Whoever commits in its own thread and meets an error leaves the others behind: nobody goes
+    /// on from it.
     LeaderLeavesOthers,
     /// A log ends where no whole frame stands, whatever is behind.
     TailCutAtDamage,

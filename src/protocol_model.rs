@@ -1,5 +1,5 @@
-//! The decision in the small words of a model of the protocol: records, commands and verdicts, and the way to the
-//! crate's own and back. The model is among the fault tests.
+//! The decision in the small words of a model of the protocol: records, commands and verdicts, and
+//! the way to the crate's own and back. The model is among the fault tests.
 
 use std::time::Duration;
 

@@ -307,25 +307,29 @@ impl Builder {
         self
     }
 
-    /// Opens a folder whose log is damaged: takes everything before and after the damage, and tells of each place where
-    /// something is missing. For the night when there is no backup that is young enough. Without it such a folder is
-    /// refused ([`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt)), and a folder without damage is opened as ever: say it at
-    /// the one open that was refused, not at all of them.
+    /// Opens a folder whose log is damaged: takes everything before and after the damage, and tells
+    /// of each place where something is missing. For the night when there is no backup that is
+    /// young enough. Without it such a folder is refused
+    /// ([`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt)), and a folder without damage is opened
+    /// as ever: say it at the one open that was refused, not at all of them.
     ///
-    /// What stood there is gone for good. A key of which everything is missing is free: the next begin is granted,
-    /// and does again what was done, under [`OnAbandon::Hold`](crate::OnAbandon::Hold), too. A key whose completion is
-    /// missing may be in flight until its lease ends; but if its begin was in an older segment that was sealed or swept
-    /// since, that has gone before, and the key is free at once. Its fencing token is lower than the numbers that are missing then. A key
-    /// that was forgotten or released there may be as it was before, and live keys are counted about right until their
-    /// segments are swept. So set aside a copy of the folder first, and compare the [numbers](Damage::numbers) with what was
+    /// What stood there is gone for good. A key of which everything is missing is free: the next
+    /// begin is granted, and does again what was done, under
+    /// [`OnAbandon::Hold`](crate::OnAbandon::Hold), too. A key whose completion is missing may be
+    /// in flight until its lease ends; but if its begin was in an older segment that was sealed or
+    /// swept since, that has gone before, and the key is free at once. Its fencing token is lower
+    /// than the numbers that are missing then. A key that was forgotten or released there may be as
+    /// it was before, and live keys are counted about right until their segments are swept. So set
+    /// aside a copy of the folder first, and compare the [numbers](Damage::numbers) with what was
     /// done downstream around that time.
     ///
-    /// What the system refuses to read is an error ([`ErrorKind::Io`](crate::ErrorKind::Io)) and no damage: copy
-    /// the file, with zeros in the place of what can't be read, and accept that.
+    /// What the system refuses to read is an error ([`ErrorKind::Io`](crate::ErrorKind::Io)) and no
+    /// damage: copy the file, with zeros in the place of what can't be read, and accept that.
     ///
-    /// Fencing tokens continue in a new epoch, above every token that was handed out. What was accepted is noted in
-    /// the folder: later opens take it as it is. Damaged replies in sealed segments don't hinder an open, and are errors for whoever
-    /// asks for their keys; a manifest or a secret that is damaged, or a file that is missing as a whole, can only come from a backup.
+    /// Fencing tokens continue in a new epoch, above every token that was handed out. What was
+    /// accepted is noted in the folder: later opens take it as it is. Damaged replies in sealed
+    /// segments don't hinder an open, and are errors for whoever asks for their keys; a manifest or
+    /// a secret that is damaged, or a file that is missing as a whole, can only come from a backup.
     pub fn accept_damage(mut self, tell: impl Fn(&Damage) + Send + Sync + 'static) -> Self {
         self.accepts_damage = Some(OnDamage(Arc::new(tell)));
         self

@@ -1,7 +1,8 @@
 //! What a disk holds after a power cut.
 //!
-//! What was synced is there. Of what was done since, any part may be: each sector of each write by itself, where a
-//! disk has sectors of 512 bytes or of 4 KiB; each length that a file had meanwhile, each creation, rename and removal.
+//! What was synced is there. Of what was done since, any part may be: each sector of each write by
+//! itself, where a disk has sectors of 512 bytes or of 4 KiB; each length that a file had
+//! meanwhile, each creation, rename and removal.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;

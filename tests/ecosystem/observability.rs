@@ -55,8 +55,8 @@ mod metrics {
         in_flight(&engine, "abandoned");
         bench.clock.advance(LEASE);
         granted(&engine, "abandoned").release().unwrap();
-        // A sweep passes the writer, which rolls whatever is full, unless the sealer is behind. The gauges are of the last
-        // sweep.
+        // A sweep passes the writer, which rolls whatever is full, unless the sealer is behind. The
+        // gauges are of the last sweep.
         for _ in 0..2 {
             sealed(&engine);
             engine.sweep().unwrap();

@@ -78,7 +78,8 @@ fn frames_of_another_store_are_none() {
     assert!(opened.is_ok(), "{opened:?}");
 }
 
-/// Completes a key in a folder that a crash has left, which begins its second log, and gives that as a crash leaves it.
+/// Completes a key in a folder that a crash has left, which begins its second log, and gives that
+/// as a crash leaves it.
 fn second_log(path: &Path, name: &str) -> (PathBuf, Vec<u8>) {
     const SECOND: &str = "segment-0000000002.log";
     let running = path.with_extension(name);
@@ -119,7 +120,8 @@ fn frames_of_an_earlier_file_of_the_segment_are_nothing_behind_its_end() {
     crashed(&path);
     let twin = path.with_extension("twin");
     copy(&path, &twin);
-    // Of the same store and with the same number, as a file that a failed roll has left and whose blocks come back.
+    // Of the same store and with the same number, as a file that a failed roll has left and whose
+    // blocks come back.
     let (_, earlier) = second_log(&twin, "long");
     let (log, mut bytes) = second_log(&path, "short");
     let behind = 6 * BLOCK;

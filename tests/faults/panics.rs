@@ -69,7 +69,8 @@ fn caller(
             error: None,
         };
         for number in 0.. {
-            // Or the sealer never gets round to merging. It may rest, though, after an error of the disk.
+            // Or the sealer never gets round to merging. It may rest, though, after an error of the
+            // disk.
             let is_behind = |stats: Stats| stats.segments - stats.sealed_segments > 2;
             let mut longest = 50;
             while is_behind(engine.stats()) && longest > 0 {

@@ -16,14 +16,16 @@ fn log(bench: &Bench, number: u64) -> PathBuf {
     bench.path().join(format!("segment-{number:010}.log"))
 }
 
-/// Completes so many keys, each change in a frame of its own: the numbers are 1 and 2, 3 and 4, and so on.
+/// Completes so many keys, each change in a frame of its own: the numbers are 1 and 2, 3 and 4, and
+/// so on.
 fn complete(engine: &Engine, keys: std::ops::Range<u64>) {
     for key in keys {
         completed(engine, &key.to_string(), "body");
     }
 }
 
-/// Leaves the folder as a crash at this moment would, at its place: a copy begins a new epoch by itself.
+/// Leaves the folder as a crash at this moment would, at its place: a copy begins a new epoch by
+/// itself.
 fn crash(bench: &Bench, engine: Engine) {
     let files = || {
         let files = fs::read_dir(bench.path()).unwrap();
@@ -51,7 +53,8 @@ fn frames(path: &Path) -> Vec<usize> {
     blocks.filter(holds_some).collect()
 }
 
-/// Damages the frame of the change with this number, counted from the first in the file; gives where it stands.
+/// Damages the frame of the change with this number, counted from the first in the file; gives
+/// where it stands.
 fn damage(path: &Path, number: usize) -> u64 {
     let at = frames(path)[number - 1];
     let mut bytes = fs::read(path).unwrap();
@@ -264,7 +267,8 @@ fn a_second_damage_in_the_same_log_can_be_accepted_too() {
     crash(&bench, engine);
     let path = log(&bench, 1);
     damage(&path, 4);
-    // What is in the way of sealing comes to be there during the open, which would remove it at its beginning.
+    // What is in the way of sealing comes to be there during the open, which would remove it at its
+    // beginning.
     let hindrance = bench.path().join("sealed-0000000001.redb.new");
     let hinders = hindrance.clone();
     let builder = bench.builder();

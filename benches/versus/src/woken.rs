@@ -1,4 +1,5 @@
-//! Threads that are woken together, with one call of the system for a batch, as onceward wakes its callers.
+//! Threads that are woken together, with one call of the system for a batch, as onceward wakes its
+//! callers.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 

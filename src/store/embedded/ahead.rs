@@ -1,9 +1,10 @@
 //! The next segment's log, made in the background while the active one comes to its end.
 //!
-//! A frame that overwrites zeros is synced in about half the time of one that needs blocks of its own, and a roll that
-//! finds its file ready has none to fill. How much is filled follows the load: nothing of a log that stays small, and
-//! otherwise as much as the active one is about to take, up to a limit, in step with it. Without such a log everything
-//! goes on: the writer makes one itself, and fills it as it goes.
+//! A frame that overwrites zeros is synced in about half the time of one that needs blocks of its
+//! own, and a roll that finds its file ready has none to fill. How much is filled follows the load:
+//! nothing of a log that stays small, and otherwise as much as the active one is about to take, up
+//! to a limit, in step with it. Without such a log everything goes on: the writer makes one itself,
+//! and fills it as it goes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,8 +19,8 @@ use crate::sync::{Mutex, Receiver};
 
 /// How much is filled and synced at a time. A roll waits for it.
 const CHUNK: u64 = 1 << 20;
-/// No log is filled further: after a crash its zeros are searched for frames. From there on the writer fills it as it
-/// goes.
+/// No log is filled further: after a crash its zeros are searched for frames. From there on the
+/// writer fills it as it goes.
 const MOST: u64 = 32 << 20;
 /// The next log is begun once the active one has come this far, in thousandths of where it ends.
 const BEGINS_AT: u64 = 500;
@@ -79,8 +80,8 @@ impl Ahead {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The log of this segment if it is made, however much of it is filled; it has its unfinished name. Waits for a
-    /// chunk that is being filled.
+    /// The log of this segment if it is made, however much of it is filled; it has its unfinished
+    /// name. Waits for a chunk that is being filled.
     pub(super) fn take(&self, id: u64) -> Option<LogWriter> {
         self.wanted.lock().take();
         let made = self.made.lock().take()?;

@@ -176,7 +176,8 @@ impl Folder {
         Ok(files)
     }
 
-    /// How much room there is on the disk for whom the engine runs as; `None` where the system doesn't say.
+    /// How much room there is on the disk for whom the engine runs as; `None` where the system
+    /// doesn't say.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         self.directory.free_bytes()
     }

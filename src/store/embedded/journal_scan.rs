@@ -27,7 +27,8 @@ pub(super) struct JournalScan<'a> {
     pub(super) counted_to: u64,
     pub(super) scopes: Option<&'a Mutex<ScopeCounts>>,
     pub(super) scopes_kept_to: u64,
-    /// What the journal holds for sure; what else is in its log doesn't count. `None` after a crash.
+    /// What the journal holds for sure; what else is in its log doesn't count. `None` after a
+    /// crash.
     pub(super) holds: Option<SegmentContent>,
     /// Whether damage is to be accepted, or was by an earlier open.
     pub(super) passes_damage: bool,
@@ -104,8 +105,8 @@ impl JournalScan<'_> {
         Err(refusal(self))
     }
 
-    /// Indexes and counts the entries of a frame, as far as they are for sure in the journal; gives the highest time in
-    /// them.
+    /// Indexes and counts the entries of a frame, as far as they are for sure in the journal; gives
+    /// the highest time in them.
     fn take(
         &self,
         frame: &Frame<'_>,

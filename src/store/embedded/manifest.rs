@@ -94,7 +94,8 @@ pub(super) struct RolledRow {
     /// Whether a commit to the segment failed: its file may hold more than this, which isn't for sure on the disk,
     /// doesn't count, and isn't written to any more.
     pub(super) is_cut: bool,
-    /// Whether something is missing in the log before its end, which was accepted: it isn't among what the segment holds.
+    /// Whether something is missing in the log before its end, which was accepted: it isn't among
+    /// what the segment holds.
     pub(super) is_damaged: bool,
 }
 

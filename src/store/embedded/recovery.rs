@@ -201,8 +201,8 @@ fn keys_written_with(state: &ManifestState, settings: &Settings) -> Vec<(u32, [u
     keys
 }
 
-/// Notes, before anything is appended, that the store is open and what of it is missing, and begins a new epoch in a
-/// copy, after a restore, and where something is missing.
+/// Notes, before anything is appended, that the store is open and what of it is missing, and begins
+/// a new epoch in a copy, after a restore, and where something is missing.
 fn mark_open(
     folder: &Folder,
     manifest: &mut Manifest,

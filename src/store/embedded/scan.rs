@@ -170,7 +170,8 @@ impl Scan {
         Ok(())
     }
 
-    /// Notes of a last log in which something is missing, and which wasn't rolled, that it ends now.
+    /// Notes of a last log in which something is missing, and which wasn't rolled, that it ends
+    /// now.
     pub(super) fn end_damaged(&self, now: Timestamp) {
         let last = self.set.active();
         let last = last.filter(|last| self.damaged.contains(&last.tally.id()));
@@ -182,7 +183,8 @@ impl Scan {
         }
     }
 
-    /// No entry that was ever in a log has a higher sequence, missing ones included as far as they are known.
+    /// No entry that was ever in a log has a higher sequence, missing ones included as far as they
+    /// are known.
     pub(super) fn last_possible(&self) -> u64 {
         let lost = self.lost.iter().map(|lost| lost.end.saturating_sub(1));
         lost.fold(self.last_sequence, u64::max)

@@ -294,15 +294,16 @@ impl Shared {
         Ok(sealed)
     }
 
-    /// Brings what is wanted of a journal into the page cache, which its frames went past, from its beginning to its
-    /// end: the order of the digests would be a read of the disk for each entry.
+    /// Brings what is wanted of a journal into the page cache, which its frames went past, from its
+    /// beginning to its end: the order of the digests would be a read of the disk for each entry.
     fn read_in_order(&self, journal: &Journal, wanted: &[(u128, Slot)], pace: Pace) -> Result<()> {
         let ends = wanted.iter().map(|(_, slot)| slot.span().end());
         let end = ends.max().unwrap_or(0);
         let mut bytes = Vec::new();
         for at in (0..end).step_by(READ_AT_ONCE) {
             let begun = Instant::now();
-            // What can't be read is met again, by whom it concerns; the last piece goes beyond the file's end.
+            // What can't be read is met again, by whom it concerns; the last piece goes beyond the
+            // file's end.
             drop(journal.log.read_raw(at, READ_AT_ONCE, &mut bytes));
             if pace == Pace::Background {
                 self.sealing.check()?;

@@ -1,5 +1,6 @@
-//! The physical limit: one thread that writes and syncs in a loop, so many records at a time as there would be callers.
-//! Nobody asks and nobody is told; for what that leaves out it is the floor.
+//! The physical limit: one thread that writes and syncs in a loop, so many records at a time as
+//! there would be callers. Nobody asks and nobody is told; for what that leaves out it is the
+//! floor.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

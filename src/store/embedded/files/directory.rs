@@ -135,8 +135,8 @@ impl Name {
         self.open(Access::Change)
     }
 
-    /// Opens it to write whole blocks past the page cache, from blocks of the memory, durably. `None` where the system
-    /// or the file system has no such thing.
+    /// Opens it to write whole blocks past the page cache, from blocks of the memory, durably.
+    /// `None` where the system or the file system has no such thing.
     pub(in crate::store::embedded) fn open_to_write_through(&self) -> Option<File> {
         let can = cfg!(target_os = "linux");
         can.then(|| self.open(Access::Through).ok()).flatten()

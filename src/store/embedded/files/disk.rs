@@ -92,8 +92,9 @@ impl PlainFile {
         self.watched.write(offset, bytes, write)
     }
 
-    /// Overwrites blocks that are on the disk, from blocks of the memory, past the page cache: they are on the disk when
-    /// this returns. Gives whether that could be done here; otherwise nothing has happened that a write doesn't mend.
+    /// Overwrites blocks that are on the disk, from blocks of the memory, past the page cache: they
+    /// are on the disk when this returns. Gives whether that could be done here; otherwise nothing
+    /// has happened that a write doesn't mend.
     pub(in crate::store::embedded) fn write_through(
         &self,
         offset: u64,
@@ -320,7 +321,8 @@ mod tests {
         file.sync_data().unwrap();
         let memory = vec![7; 3 * BLOCK];
         let aligned = memory.as_ptr().align_offset(BLOCK);
-        // A block as it should be, one in the middle of the file's, and one from the middle of the memory's.
+        // A block as it should be, one in the middle of the file's, and one from the middle of the
+        // memory's.
         for (offset, from) in [
             (BLOCK, aligned),
             (2 * BLOCK + 1, aligned),

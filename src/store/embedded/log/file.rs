@@ -230,8 +230,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Brings a frame to the disk. What overwrites zeros that are there needs no sync of the file, which costs a small
-    /// frame up to a third of its time.
+    /// Brings a frame to the disk. What overwrites zeros that are there needs no sync of the file,
+    /// which costs a small frame up to a third of its time.
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         let log = &self.log;
         if self.goes_through && self.end + bytes.len() as u64 <= log.taken() {

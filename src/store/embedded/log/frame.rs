@@ -160,8 +160,8 @@ pub(in super::super) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// The sequence of its first entry, or of the first in the next frame that has some. The first frame of a file has
-    /// something else there.
+    /// The sequence of its first entry, or of the first in the next frame that has some. The first
+    /// frame of a file has something else there.
     pub(in super::super) fn first_sequence(&self) -> u64 {
         self.header.first_sequence
     }
@@ -217,7 +217,8 @@ pub(super) struct Before {
 #[derive(Debug)]
 pub(in super::super) struct FrameBuffer {
     bytes: Vec<u8>,
-    /// Where the frame begins in these: at a block of the memory, from where a disk takes it without a copy.
+    /// Where the frame begins in these: at a block of the memory, from where a disk takes it
+    /// without a copy.
     start: usize,
     /// Counted from there.
     entries: Vec<Range<usize>>,
@@ -250,7 +251,8 @@ impl FrameBuffer {
         if at < BLOCK_BYTES { at } else { 0 }
     }
 
-    /// Fills the frame up with zeros to whole blocks, and moves it to where one begins, if the buffer has grown.
+    /// Fills the frame up with zeros to whole blocks, and moves it to where one begins, if the
+    /// buffer has grown.
     fn fill_up(&mut self) -> &[u8] {
         let taken = self.bytes().next_multiple_of(BLOCK_BYTES);
         self.bytes.resize(self.start + taken, 0);

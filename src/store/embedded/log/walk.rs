@@ -64,7 +64,8 @@ impl<'a> Walk<'a> {
         self.at
     }
 
-    /// What the file lacks at its end, by what a frame says of its length, once all of it was walked through.
+    /// What the file lacks at its end, by what a frame says of its length, once all of it was
+    /// walked through.
     pub(in super::super) fn cut_off(&self) -> Option<Range<u64>> {
         (self.limit < self.file_length).then_some(self.limit..self.file_length)
     }
